@@ -1,0 +1,1 @@
+"""The world model: transformer, rolling window, autoencoder, world files, training and evaluation."""

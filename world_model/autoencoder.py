@@ -1,0 +1,116 @@
+"""The per-frame autoencoder of a world: RGB frames to a small grid of latent tokens and back.
+
+Pixel-unshuffle, then residual pairs of 3 x 3 convolutions at three scales; the decoder mirrors it with pixel-shuffle. ReLU,
+no normalisation inside, channels in multiples of 64: element-wise work is dear on a CPU and matrix products are not. Each latent vector
+is scaled to unit root mean square, so that latents have a bounded range for the diffusion model.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Sizes of an autoencoder; frames are [height, width], multiples of ``patch * 2 ** (len(channels) - 1)``."""
+
+    height: int = 96
+    width: int = 128
+    channels: tuple[int, ...] = (64, 128, 256)
+    latent_channels: int = 32
+    patch: int = 4
+    encoder_blocks: int = 1
+    decoder_blocks: int = 2
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent position along each side."""
+        return self.patch * 2 ** (len(self.channels) - 1)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one frame's latent."""
+        return self.latent_channels, self.height // self.stride, self.width // self.stride
+
+
+class ResidualPair(nn.Module):
+    """x + conv(relu(conv(relu(x)))); the second convolution starts at zero."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class Encoder(nn.Sequential):
+    """RGB in [-1, 1], [batch, 3, height, width], to unscaled latents."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        layers: list[nn.Module] = [nn.PixelUnshuffle(config.patch)]
+        inputs = 3 * config.patch**2
+        for level, channels in enumerate(config.channels):
+            if level > 0:
+                layers.append(nn.PixelUnshuffle(2))
+                inputs *= 4
+            layers.append(nn.Conv2d(inputs, channels, 3, padding=1))
+            layers.extend(ResidualPair(channels) for _ in range(config.encoder_blocks))
+            inputs = channels
+        layers.append(nn.Conv2d(inputs, config.latent_channels, 3, padding=1))
+        super().__init__(*layers)
+
+
+class Decoder(nn.Sequential):
+    """Latents to RGB, about [-1, 1], [batch, 3, height, width]."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        layers: list[nn.Module] = []
+        inputs = config.latent_channels
+        for level, channels in reversed(list(enumerate(config.channels))):
+            layers.append(nn.Conv2d(inputs, channels, 3, padding=1))
+            layers.extend(ResidualPair(channels) for _ in range(config.decoder_blocks))
+            outputs = config.channels[level - 1] * 4 if level > 0 else 3 * config.patch**2
+            layers.append(nn.Conv2d(channels, outputs, 3, padding=1))
+            layers.append(nn.PixelShuffle(2 if level > 0 else config.patch))
+            inputs = outputs // 4
+        super().__init__(*layers)
+
+
+class Autoencoder(nn.Module):
+    """Encode uint8 frames to latents of about unit variance and decode them again.
+
+    ``latent_mean`` and ``latent_std`` (per channel) whiten what the transformer sees; they are set from data after training.
+    """
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
+        self.register_buffer("latent_std", torch.ones(config.latent_channels))
+
+    def encode_rgb(self, rgb: Tensor) -> Tensor:
+        """[batch, 3, height, width] in [-1, 1] to raw latents of unit root mean square per position."""
+        z = self.encoder(rgb).float()
+        return z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-6)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Encode uint8 frames [..., height, width, 3] to float32 latents [..., channels, h, w]."""
+        flat = frames.reshape(-1, *frames.shape[-3:]).permute(0, 3, 1, 2)
+        rgb = (flat.float() / 127.5 - 1).to(self.decoder[0].weight.dtype).contiguous(memory_format=torch.channels_last)
+        z = (self.encode_rgb(rgb) - self.latent_mean.float()[:, None, None]) / self.latent_std.float()[:, None, None]
+        return z.reshape(*frames.shape[:-3], *self.config.latent_shape)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode latents [..., channels, h, w] to uint8 frames [..., height, width, 3]."""
+        flat = latents.reshape(-1, *latents.shape[-3:])
+        z = flat.float() * self.latent_std.float()[:, None, None] + self.latent_mean.float()[:, None, None]
+        rgb = self.decoder(z.to(self.decoder[0].weight.dtype).contiguous(memory_format=torch.channels_last)).float()
+        frames = ((rgb + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        return frames.reshape(*latents.shape[:-3], *frames.shape[-3:])

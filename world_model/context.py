@@ -1,0 +1,122 @@
+"""What a window remembers: the attention sink and the recent blocks, kept as keys and values.
+
+The sink (the first blocks of the stream) stays for ever; of the rest the most recent blocks stay. Keys are kept before rotation and
+rotated when read, at positions counted from the oldest key in sight: the sink always lies directly before the recent blocks, only relative
+positions matter, and a stream never runs out of them. (Rolling Forcing, section on the attention sink.)
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from world_model.attention import attention, rotary_table, rotate
+
+
+@dataclass(frozen=True)
+class ContextConfig:
+    """Sizes of the memory, in blocks.
+
+    Attributes:
+        sink: first blocks that are kept for ever.
+        cache: most blocks kept, the sink and the block just finished included.
+        attention: most blocks attended at once, the sink and the window included.
+        clean_sees_sink: whether a finished block, too, looks at sink + recent blocks like a window of one. The published checkpoints were trained
+            otherwise (False): a finished block sees the last `attention` blocks of the cache at their true positions.
+    """
+
+    sink: int = 2
+    cache: int = 18
+    attention: int = 22
+    clean_sees_sink: bool = True
+
+    def before_window(self, start: int, size: int) -> list[int]:
+        """Return the finished blocks that a window of `size` blocks beginning at block `start` sees, oldest first."""
+        sink = list(range(min(self.sink, start)))
+        recent = max(0, min(self.attention - size - self.sink, self.cache - self.sink - 1))
+        return sink + list(range(max(len(sink), start - recent), start))
+
+    def before_clean(self, block: int) -> list[int]:
+        """Return the finished blocks that the finished block `block` sees besides itself, oldest first."""
+        if self.clean_sees_sink:
+            return self.before_window(block, 1)
+        sink = list(range(min(self.sink, block)))
+        cached = sink + list(range(max(len(sink), block - (self.cache - self.sink - 1)), block)) + [block]
+        return cached[-self.attention :][:-1]
+
+
+class KeyValueCache:
+    """Keys (unrotated) and values of finished blocks, all layers: slots for the sink, then a ring for the rest.
+
+    Tensors are [layers, batch, slots, tokens per block, heads, head width].
+    """
+
+    def __init__(self, config: ContextConfig, layers: int, batch: int, tokens: int, heads: int, head_width: int, **options) -> None:
+        self.config = config
+        self.k = torch.zeros(layers, batch, config.cache, tokens, heads, head_width, **options)
+        self.v = torch.zeros_like(self.k)
+
+    def slot(self, block: int) -> int:
+        """Return where a block is kept; keys need no order, so the ring is never shifted."""
+        sink = self.config.sink
+        return block if block < sink else sink + (block - sink) % (self.config.cache - sink)
+
+    def write(self, layer: int, block: int, k: Tensor, v: Tensor) -> None:
+        """Keep a block's keys and values [batch, tokens, heads, head width]; no gradient is kept."""
+        self.k[layer, :, self.slot(block)] = k.detach()
+        self.v[layer, :, self.slot(block)] = v.detach()
+
+    def read(self, layer: int, blocks: list[int]) -> tuple[Tensor, Tensor]:
+        """Return keys and values [batch, tokens of all blocks, heads, head width] of the given blocks."""
+        slots = torch.tensor([self.slot(block) for block in blocks], device=self.k.device)
+        return self.k[layer].index_select(1, slots).flatten(1, 2), self.v[layer].index_select(1, slots).flatten(1, 2)
+
+
+class ContextAttention:
+    """How one pass of the stream attends (an `Attend`).
+
+    The pass holds the block finished last (if any), then the window. The finished block sees its own past and itself; its keys and values
+    enter the cache; the window sees the cache, that block included, and all of itself in both directions.
+
+    Args:
+        clean: index of the finished block in this pass, or None.
+        start, size: the window's first block and number of blocks; size 0 for a pass without a window.
+        grid: tokens per frame as (rows, columns).
+        block_frames: frames per block.
+    """
+
+    def __init__(self, cache: KeyValueCache, clean: int | None, start: int, size: int, grid: tuple[int, int], block_frames: int) -> None:
+        self.cache, self.clean = cache, clean
+        self.tokens = grid[0] * grid[1] * block_frames
+        self.groups: list[tuple[slice, list[int], Tensor]] = []  # queries, cached blocks they see, rotary factors of all keys
+        head_width, device = cache.k.shape[-1], cache.k.device
+        queries = 0
+        if clean is not None:
+            before = cache.config.before_clean(clean)
+            table = block_table((*before, clean) if not cache.config.clean_sees_sink else tuple(range(len(before) + 1)), block_frames, grid, head_width, device)
+            queries = self.tokens
+            self.groups.append((slice(0, queries), before, table))
+        if size:
+            before = cache.config.before_window(start, size)
+            table = block_table(tuple(range(len(before) + size)), block_frames, grid, head_width, device)
+            self.groups.append((slice(queries, queries + size * self.tokens), before, table))
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.clean is not None:
+            self.cache.write(layer, self.clean, k[:, : self.tokens], v[:, : self.tokens])
+        outputs = []
+        for queries, blocks, table in self.groups:
+            group_q, group_k, group_v = q[:, queries], k[:, queries], v[:, queries]
+            if blocks:
+                cached_k, cached_v = self.cache.read(layer, blocks)
+                group_k, group_v = torch.cat([cached_k, group_k], 1), torch.cat([cached_v, group_v], 1)
+            outputs.append(attention(rotate(group_q, table[-group_q.shape[1] :]), rotate(group_k, table), group_v))
+        return torch.cat(outputs, 1)
+
+
+@lru_cache(maxsize=64)
+def block_table(blocks: tuple[int, ...], block_frames: int, grid: tuple[int, int], head_width: int, device: torch.device) -> Tensor:
+    """Return the rotary factors of the tokens of blocks at the given block positions, counted from the first."""
+    frames = tuple((block - blocks[0]) * block_frames + i for block in blocks for i in range(block_frames))
+    return rotary_table(frames, *grid, head_width, device)

@@ -1,0 +1,193 @@
+"""Sessions: the one on-disk format for recorded play and for training data.
+
+A session is a folder of append-only files, so a process that dies leaves everything up to its last frame readable:
+
+- ``header.json``   what was played: world, seed, start, fps, size, the action vocabulary, versions
+- ``tape.jsonl``    one line per frame: the list of actions that led to that frame
+- ``video.mp4``     H.264 in fragments of one second
+- ``digests.txt``   one BLAKE2b digest per frame, of the raw RGB bytes
+- ``state.jsonl``   only for data collected from a real environment: the true state (position, heading) per frame
+
+Line n of every file belongs to frame n of the video.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TextIO
+
+import av
+import numpy as np
+
+FORMAT = 1
+MAX_HEADER_BYTES = 1 << 20
+MAX_TAPE_LINE = 4096
+
+
+class SessionError(ValueError):
+    """A session or tape that cannot be written or read; the message is one sentence for the user."""
+
+
+def frame_digest(frame: np.ndarray) -> str:
+    """Return the hex digest of one uint8 frame [height, width, 3]."""
+    return hashlib.blake2b(np.ascontiguousarray(frame).tobytes(), digest_size=16).hexdigest()
+
+
+class SessionWriter:
+    """Write a session frame by frame.
+
+    Args:
+        directory: a new or empty folder; parents are created.
+        header: facts of the session; needs ``fps``, ``width``, ``height`` and ``actions`` (the vocabulary).
+        lossless: keep the exact RGB values (training data) instead of the small, everywhere playable 4:2:0 video.
+
+    Raises:
+        SessionError: the folder is not empty or cannot be written, or a later write fails (full disk).
+    """
+
+    def __init__(self, directory: Path, header: Mapping[str, Any], *, lossless: bool = False) -> None:
+        self.directory = Path(directory)
+        self.num_frames = 0
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if any(self.directory.iterdir()):
+                raise SessionError(f"The folder {self.directory} is not empty; give a new one, recordings are never overwritten.")
+            text = json.dumps({"format": FORMAT, **header}, indent=1)
+            temporary = self.directory / "header.json.part"
+            temporary.write_text(text)
+            os.replace(temporary, self.directory / "header.json")
+            self._tape = self._open("tape.jsonl")
+            self._digests = self._open("digests.txt")
+            self._states: TextIO | None = None
+            self._container = av.open(
+                str(self.directory / "video.mp4"), "w", options={"movflags": "+hybrid_fragmented", "flush_packets": "1"}
+            )
+        except OSError as error:
+            raise SessionError(f"Cannot record into {self.directory}: {error.strerror or error}.") from error
+        fps = Fraction(header["fps"]).limit_denominator(1000)
+        codec, pixels, crf = ("libx264rgb", "rgb24", "0") if lossless else ("libx264", "yuv420p", "14")
+        options = {"crf": crf, "preset": "ultrafast" if lossless else "veryfast", "tune": "zerolatency"}
+        self._video = self._container.add_stream(codec, rate=fps, options=options)
+        self._video.width, self._video.height, self._video.pix_fmt = header["width"], header["height"], pixels
+        self._video.codec_context.gop_size = max(1, round(fps))
+        self._video.codec_context.thread_count = 1
+
+    def _open(self, name: str) -> TextIO:
+        return open(self.directory / name, "x", buffering=1, encoding="utf-8")
+
+    def append(self, frame: np.ndarray, actions: Sequence[str], state: Mapping[str, float] | None = None) -> None:
+        """Append one uint8 frame [height, width, 3] and the actions that led to it."""
+        try:
+            for packet in self._video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")):
+                self._container.mux(packet)
+            self._digests.write(frame_digest(frame) + "\n")
+            if state is not None:
+                self._states = self._states or self._open("state.jsonl")
+                self._states.write(json.dumps(state) + "\n")
+            self._tape.write(json.dumps(list(actions)) + "\n")
+        except OSError as error:
+            raise SessionError(f"Recording into {self.directory} stopped: {error.strerror or error}.") from error
+        self.num_frames += 1
+
+    def close(self) -> None:
+        """Finish the video and close all files; calling it again does nothing."""
+        if self._container is None:
+            return
+        container, self._container = self._container, None
+        try:
+            for packet in self._video.encode(None):
+                container.mux(packet)
+            container.close()
+        except OSError as error:
+            raise SessionError(f"Recording into {self.directory} could not be finished: {error.strerror or error}.") from error
+        finally:
+            for file in (self._tape, self._digests, self._states):
+                if file is not None:
+                    file.close()
+
+    def __enter__(self) -> "SessionWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Session:
+    """Read a session folder. Works on the session of a killed process too: whole lines and whole frames count."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+        path = self.directory / "header.json"
+        try:
+            if path.stat().st_size > MAX_HEADER_BYTES:
+                raise SessionError(f"{path} is larger than {MAX_HEADER_BYTES} bytes; this is not a session header.")
+            self.header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(self.header, dict) or self.header.get("format") != FORMAT:
+                raise SessionError(f"{path} is not a session header of format {FORMAT}.")
+            self.vocabulary = tuple(str(name) for name in self.header["actions"])
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
+            raise SessionError(f"{self.directory} is not a readable session: {error}.") from error
+
+    def tape(self) -> list[tuple[str, ...]]:
+        """Return the actions of every frame."""
+        return read_tape(self.directory / "tape.jsonl", self.vocabulary, partial=True)
+
+    def digests(self) -> list[str]:
+        """Return the digest of every frame."""
+        return (self.directory / "digests.txt").read_text().split()
+
+    def states(self) -> list[dict[str, float]]:
+        """Return the true state of every frame, or an empty list where none was recorded."""
+        path = self.directory / "state.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Decode the video, yielding uint8 frames [height, width, 3]."""
+        try:
+            with av.open(str(self.directory / "video.mp4")) as container:
+                for frame in container.decode(video=0):
+                    yield frame.to_ndarray(format="rgb24")
+        except (av.FFmpegError, OSError) as error:
+            raise SessionError(f"The video of {self.directory} cannot be read: {error}.") from error
+
+
+def read_tape(path: Path, vocabulary: Iterable[str] | None = None, *, partial: bool = False) -> list[tuple[str, ...]]:
+    """Read a tape: JSON lines, one frame per line, each a list of action names.
+
+    Args:
+        path: the tape file.
+        vocabulary: the action names that may occur; None allows all.
+        partial: accept an incomplete last line (what a killed process leaves).
+
+    Raises:
+        SessionError: with the number of the line that is not right.
+    """
+    known = None if vocabulary is None else set(vocabulary)
+    tape: list[tuple[str, ...]] = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            number = 0
+            while line := file.readline(MAX_TAPE_LINE + 1):
+                number += 1
+                if len(line) > MAX_TAPE_LINE:
+                    raise SessionError(f"{path} line {number} is longer than {MAX_TAPE_LINE} characters.")
+                if partial and not line.endswith("\n"):
+                    break
+                if not line.strip():
+                    continue
+                try:
+                    actions = json.loads(line)
+                except (json.JSONDecodeError, RecursionError):
+                    actions = None
+                if not isinstance(actions, list) or not all(isinstance(name, str) for name in actions):
+                    raise SessionError(f"{path} line {number} is not a JSON list of action names.")
+                unknown = [name for name in actions if known is not None and name not in known]
+                if unknown:
+                    raise SessionError(f"{path} line {number} has the unknown action {unknown[0]!r}; known are {', '.join(sorted(known or ()))}.")
+                tape.append(tuple(actions))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SessionError(f"Cannot read the tape {path}: {getattr(error, 'strerror', None) or error}.") from error
+    return tape

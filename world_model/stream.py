@@ -1,0 +1,137 @@
+"""The rolling window: one pass of the transformer moves every block of the window one noise level down and finishes the oldest.
+
+This is Rolling Forcing (arXiv 2509.25161) made interactive. A tick:
+
+1. append a block of pure noise to the window;
+2. one pass over the block finished last (now clean, t = 0) and the window at its levels; the clean block's keys and values enter the
+   cache in that same pass;
+3. the oldest block is finished: it is shown now, before its cache entry exists;
+4. every other block moves one level down, with fresh noise.
+
+All blocks of the window are conditioned on the newest action at every tick (late binding): frames ahead of the front are speculation under
+"the player keeps doing this". Batched: training and evaluation run this same code on many streams at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from world_model.context import ContextAttention, ContextConfig, KeyValueCache
+from world_model.noise import NoiseSource
+from world_model.schedule import Ladder, add_noise
+from world_model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """The window and what it remembers. The window has as many blocks as the ladder has levels."""
+
+    ladder: Ladder = (1.0, 0.9, 0.75, 0.5, 0.25)
+    block_frames: int = 1
+    context: ContextConfig = field(default_factory=ContextConfig)
+
+
+class RollingWindow:
+    """The state of a batch of streams, in latents.
+
+    Args:
+        model: the transformer.
+        config: ladder, block size, context.
+        noise: where noise comes from.
+        shape: (channels, height, width) of one latent frame.
+        batch: number of streams.
+        text: what `Transformer.embed_text` returned, or None.
+        fused: False runs the clean block in a pass of its own (same numbers, slower; the published code's way).
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        config: WindowConfig,
+        noise: NoiseSource,
+        shape: tuple[int, int, int],
+        *,
+        batch: int = 1,
+        text: list[tuple[Tensor, Tensor]] | None = None,
+        fused: bool = True,
+    ) -> None:
+        self.model, self.config, self.noise, self.text, self.fused = model, config, noise, text, fused
+        weight = model.head.head.weight
+        self.device = weight.device
+        self.grid = (shape[1] // model.config.patch_size[0], shape[2] // model.config.patch_size[1])
+        tokens = self.grid[0] * self.grid[1] * config.block_frames
+        sizes = (model.config.num_layers, batch, tokens, model.config.num_heads, model.config.head_width)
+        self.cache = KeyValueCache(config.context, *sizes, dtype=weight.dtype, device=self.device)
+        self.start = 0  # index of the window's first block
+        self.levels: list[int] = []  # of each block in the window: its place on the ladder
+        self.x = torch.zeros(batch, 0, *shape, device=self.device)  # [b, blocks * block frames, c, h, w]
+        self.actions = torch.zeros(batch, 0, model.config.num_actions, device=self.device)  # of each frame in the window
+        self.clean: tuple[Tensor, Tensor] | None = None  # the block finished last and its actions, not in the cache yet
+
+    def remember(self, latents: Tensor, actions: Tensor) -> None:
+        """Take real frames [b, frames, c, h, w] and the actions [b, frames, num_actions] that led to them as the past of the stream.
+
+        The first blocks become the sink. Only before the first `advance`.
+        """
+        size = self.config.block_frames
+        for first in range(0, latents.shape[1], size):
+            self._flush()
+            self.clean = latents[:, first : first + size], actions[:, first : first + size]
+            self.start += 1
+
+    def advance(self, action: Tensor | None, *, append: bool = True, late: bool = True) -> Tensor | None:
+        """Make one pass; return the block that it finished [b, block frames, c, h, w], or None while the window fills up.
+
+        Args:
+            action: [b, num_actions], held for all frames in the window (with ``late=False`` only for the block that enters now).
+            append: False lets the window run empty at the end of a clip.
+        """
+        ladder, size = self.config.ladder, self.config.block_frames
+        if append:
+            self.x = torch.cat([self.x, ladder[0] * self.noise(self.start + len(self.levels), 0)], 1)
+            self.levels.append(0)
+            self.actions = torch.cat([self.actions, self.actions.new_zeros(len(self.x), size, self.model.config.num_actions)], 1)
+        if action is not None:
+            self.actions[:, 0 if late else -size :] = action[:, None]
+        if not self.fused:
+            self._flush()
+        x0 = self._denoise()
+
+        finished = None
+        if self.levels[0] == len(ladder) - 1:
+            finished, x0 = x0[:, :size], x0[:, size:]
+            self.clean = finished, self.actions[:, :size]
+            self.actions = self.actions[:, size:]
+            self.levels.pop(0)
+            self.start += 1
+        self.levels = [level + 1 for level in self.levels]
+        blocks = enumerate(self.levels)
+        noised = [add_noise(x0[:, i * size : (i + 1) * size], self.noise(self.start + i, level), ladder[level]) for i, level in blocks]
+        self.x = torch.cat(noised, 1) if noised else x0
+        return finished
+
+    def _denoise(self) -> Tensor:
+        """Return x0 of the window's blocks; the clean block, if one waits, enters the cache on the way."""
+        size, blocks = self.config.block_frames, len(self.levels)
+        x, actions, clean = self.x, self.actions, None
+        sigma = [self.config.ladder[level] for level in self.levels for _ in range(size)]
+        if self.clean is not None:
+            clean = self.start - 1
+            x, actions = torch.cat([self.clean[0], x], 1), torch.cat([self.clean[1], actions], 1)
+            sigma = [0.0] * size + sigma
+            self.clean = None
+        attend = ContextAttention(self.cache, clean, self.start, blocks, self.grid, size)
+        sigmas = torch.tensor(sigma, dtype=torch.float64, device=self.device).expand(len(x), -1)
+        x0 = self.model(x, sigmas, attend, actions if self.model.config.num_actions else None, self.text)
+        return x0[:, len(sigma) - blocks * size :]
+
+    def _flush(self) -> None:
+        """Bring the clean block that waits into the cache, in a pass of its own."""
+        if self.clean is not None:
+            window = self.x, self.actions, self.levels
+            self.x, self.actions, self.levels = self.x[:, :0], self.actions[:, :0], []
+            self._denoise()
+            self.x, self.actions, self.levels = window

@@ -1,0 +1,111 @@
+"""Stage 1: train the per-frame autoencoder on the world's own frames.
+
+L1 + squared error + L1 of image gradients (keeps edges straight and textures visible), with noise on the latents so that the decoder forgives the
+small errors of a generated latent.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from world_model.autoencoder import Autoencoder, AutoencoderConfig
+from world_model.training.data import Clips
+from world_model.training.run import Run, learning_rate
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """How to train an autoencoder."""
+
+    model: AutoencoderConfig = AutoencoderConfig()
+    steps: int = 6000
+    batch: int = 32
+    rate: float = 2e-3
+    latent_noise: float = 0.1  # the largest standard deviation, drawn per frame
+
+
+def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return horizontal and vertical differences of [batch, 3, height, width]."""
+    return images[..., :, 1:] - images[..., :, :-1], images[..., 1:, :] - images[..., :-1, :]
+
+
+def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
+    """L1 + MSE + L1 of image gradients, images in [-1, 1]."""
+    loss = F.l1_loss(output, target) + F.mse_loss(output, target)
+    for a, b in zip(gradients(output), gradients(target), strict=True):
+        loss = loss + F.l1_loss(a, b)
+    return loss
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of two uint8 arrays of the same shape, error averaged over all."""
+    return float(10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2))))
+
+
+def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, out: Path) -> Autoencoder:
+    """Train, resume or just load the autoencoder in `out`; return it in evaluation mode with its latent statistics set."""
+    torch.manual_seed(0)
+    model = Autoencoder(recipe.model).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    run = Run(out, "autoencoder", recipe.steps, {"model": model, "optimizer": optimizer})
+    probe = np.random.default_rng(0).choice(len(held_out.frames), min(256, len(held_out.frames)), replace=False)
+    probe_frames = held_out.frames[np.sort(probe)]
+    losses: list[float] = []
+    for step in run:
+        rng = run.rng(step)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate * learning_rate(step, recipe.steps)
+        frames = torch.from_numpy(train.frames[np.sort(rng.integers(len(train.frames), size=recipe.batch))])
+        target = (frames.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            z = model.encode_rgb(target)
+            noise = recipe.latent_noise * torch.rand(len(z), 1, 1, 1)
+            output = model.decoder(z + noise * torch.randn_like(z))
+        loss = reconstruction_loss(output.float(), target)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
+            decoded = reconstruct(model, probe_frames)
+            run.log(step + 1, loss=float(np.mean(losses)), held_out_psnr=psnr(decoded, probe_frames))
+            losses.clear()
+            save_pairs(out / "autoencoder.png", probe_frames[:8], decoded[:8])
+    set_latent_statistics(model, train)
+    return model.eval()
+
+
+@torch.no_grad()
+def reconstruct(model: Autoencoder, frames: np.ndarray) -> np.ndarray:
+    """Encode and decode uint8 frames [n, height, width, 3]."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return np.concatenate([model.decode(model.encode(torch.from_numpy(part))).numpy() for part in np.array_split(frames, max(1, len(frames) // 32))])
+
+
+@torch.no_grad()
+def set_latent_statistics(model: Autoencoder, clips: Clips, count: int = 2048) -> None:
+    """Set the per-channel mean and standard deviation that whiten the latents, from evenly spaced frames."""
+    model.latent_mean.zero_()
+    model.latent_std.fill_(1)
+    z = encode_all(model, clips.frames[:: max(1, len(clips.frames) // count)])
+    model.latent_mean.copy_(z.mean((0, 2, 3)))
+    model.latent_std.copy_(z.std((0, 2, 3)))
+
+
+@torch.no_grad()
+def encode_all(model: Autoencoder, frames: np.ndarray, batch: int = 64) -> Tensor:
+    """Encode uint8 frames [n, height, width, 3] to float32 latents [n, channels, h, w]."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return torch.cat([model.encode(torch.from_numpy(frames[i : i + batch])) for i in range(0, len(frames), batch)])
+
+
+def save_pairs(path: Path, above: np.ndarray, below: np.ndarray) -> None:
+    """Save a picture with real frames above and reconstructed frames below, at twice the size."""
+    sheet = np.concatenate([np.concatenate(list(above), 1), np.concatenate(list(below), 1)], 0)
+    Image.fromarray(sheet.repeat(2, 0).repeat(2, 1)).save(path)

@@ -1,0 +1,106 @@
+"""Training data: session folders decoded once into flat arrays that can be memory-mapped.
+
+`Clips` serves what the stages need: single frames for the autoencoder, latents with actions for the transformer. The cache beside
+the sessions (``cache/frames.npy`` and friends) is rebuilt when the list of sessions changes.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from world_model.session import Session, SessionError
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Frames of many sessions laid end to end.
+
+    Attributes:
+        frames: uint8 [n, height, width, 3], memory-mapped.
+        actions: float32 [n, actions]; row n led to frame n.
+        states: float32 [n, 3]: x, y, angle in degrees; zeros where unknown.
+        bounds: int64 [sessions + 1]; session s is rows bounds[s] to bounds[s + 1].
+        vocabulary: the action names of the columns.
+    """
+
+    folder: Path
+    frames: np.ndarray
+    actions: np.ndarray
+    states: np.ndarray
+    bounds: np.ndarray
+    vocabulary: tuple[str, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Clips":
+        """Load all sessions below `folder`, decoding them when the cache does not fit.
+
+        Raises:
+            SessionError: there are no sessions, or they disagree in size or vocabulary.
+        """
+        folder = Path(folder)
+        sessions = sorted(path.parent for path in folder.glob("*/header.json"))
+        if not sessions:
+            raise SessionError(f"There are no sessions in {folder}; make some with `collect` or with `play --record`.")
+        cache, listing = folder / "cache", [path.name for path in sessions]
+        try:
+            meta = json.loads((cache / "meta.json").read_text())
+        except (OSError, json.JSONDecodeError):
+            meta = {}
+        if meta.get("sessions") != listing:
+            meta = _decode(sessions, cache)
+        arrays = [np.load(cache / f"{name}.npy", mmap_mode="r" if name == "frames" else None) for name in ("frames", "actions", "states", "bounds")]
+        return cls(folder, arrays[0], arrays[1], arrays[2], arrays[3], tuple(meta["vocabulary"]))
+
+    def starts(self, length: int) -> np.ndarray:
+        """Return every row at which a clip of `length` frames fits inside one session."""
+        return np.concatenate([np.arange(a, b - length + 1) for a, b in zip(self.bounds[:-1], self.bounds[1:], strict=True)])
+
+    def session_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the index of the session each row belongs to."""
+        return np.searchsorted(self.bounds, rows, side="right") - 1
+
+
+def _decode(sessions: list[Path], cache: Path) -> dict:
+    """Decode all videos into `cache`; return the cache's description."""
+    cache.mkdir(exist_ok=True)
+    (cache / "meta.json").unlink(missing_ok=True)
+    first = Session(sessions[0])
+    vocabulary, size = first.vocabulary, (first.header["height"], first.header["width"], 3)
+    tapes = []
+    for path in sessions:
+        session = Session(path)
+        if session.vocabulary != vocabulary or (session.header["height"], session.header["width"], 3) != size:
+            raise SessionError(f"{path} has another frame size or other actions than {sessions[0]}; train on sessions of one world.")
+        tapes.append(session.tape())
+    total = sum(len(tape) for tape in tapes)
+    frames = np.lib.format.open_memmap(cache / "frames.npy", mode="w+", dtype=np.uint8, shape=(total, *size))
+    actions = np.zeros((total, len(vocabulary)), np.float32)
+    states = np.zeros((total, 3), np.float32)
+    bounds = [0]
+    for index, (path, tape) in enumerate(zip(sessions, tapes, strict=True)):
+        row = bounds[-1]
+        count = 0
+        for frame in Session(path).frames():
+            if count == len(tape):
+                break
+            frames[row + count] = frame
+            count += 1
+        for n, names in enumerate(tape[:count]):
+            actions[row + n, [vocabulary.index(name) for name in names]] = 1
+        truth = Session(path).states()[:count]
+        if truth:
+            states[row : row + len(truth)] = [(s["x"], s["y"], s["angle"]) for s in truth]
+        bounds.append(row + count)
+        if index % 20 == 0:
+            print(f"decoding session {index + 1}/{len(sessions)}, {bounds[-1]}/{total} frames", flush=True)
+    frames.flush()
+    np.save(cache / "actions.npy", actions[: bounds[-1]])
+    np.save(cache / "states.npy", states[: bounds[-1]])
+    np.save(cache / "bounds.npy", np.array(bounds))
+    meta = {"sessions": [path.name for path in sessions], "vocabulary": vocabulary}
+    (cache / "meta.json.part").write_text(json.dumps(meta))
+    os.replace(cache / "meta.json.part", cache / "meta.json")
+    return meta

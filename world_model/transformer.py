@@ -1,0 +1,207 @@
+"""The video diffusion transformer: one class for our own worlds and for the published checkpoints.
+
+- Wan 2.1's arithmetic and key layout, so that published weights load by name.
+- Timesteps, and therefore modulation, per frame: every frame of a rolling window has its own noise level.
+- Actions are added to the per-frame time vector through a zero-initialised layer; a text-only checkpoint is the case without
+  actions, a small world the case without text.
+- Which keys a query sees is not decided here: each block hands q, k and v (before rotation) to an `Attend`. The stream's looks into
+  its cache, the trainer's into a long clip, and both run the same weights.
+
+Axes: b batch, f frames, c latent channels, (h w) latent grid, n tokens, d width.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from world_model.attention import attention
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a transformer; names follow Wan 2.1.
+
+    ``prediction`` says what the head's output means: "velocity" (noise minus clean, as published) or "x0" (the clean frame).
+    """
+
+    dim: int = 384
+    ffn_dim: int = 1536
+    num_heads: int = 6
+    num_layers: int = 6
+    in_channels: int = 32
+    patch_size: tuple[int, int] = (1, 2)
+    freq_dim: int = 256
+    num_actions: int = 0
+    text_dim: int = 0
+    text_len: int = 0
+    eps: float = 1e-6
+    prediction: str = "x0"
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.num_heads
+
+
+class Attend(Protocol):
+    """Decide which keys the queries of one layer see.
+
+    Called with q, k, v [b, n, heads, head width] of all tokens in the pass, normalised but not rotated; returns the same shape as q.
+    """
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+
+
+class SelfAttention(nn.Module):
+    """Projections and q/k norms of one self-attention; the attention itself is the caller's."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.num_heads
+        self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
+        self.norm_q = nn.RMSNorm(config.dim, config.eps)
+        self.norm_k = nn.RMSNorm(config.dim, config.eps)
+
+    def forward(self, x: Tensor, layer: int, attend: Attend) -> Tensor:
+        q, k, v = self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)
+        q, k, v = (rearrange(a, "b n (h d) -> b n h d", h=self.heads) for a in (q, k, v))
+        return self.o(attend(layer, q, k, v).flatten(2))
+
+
+class CrossAttention(SelfAttention):
+    """Attention to the text; its keys and values are computed once per prompt by `project_text`."""
+
+    def project_text(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values [b, text, heads, head width] of embedded text [b, text, d]."""
+        k, v = self.norm_k(self.k(text)), self.v(text)
+        return rearrange(k, "b n (h d) -> b n h d", h=self.heads), rearrange(v, "b n (h d) -> b n h d", h=self.heads)
+
+    def forward(self, x: Tensor, text: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
+        q = rearrange(self.norm_q(self.q(x)), "b n (h d) -> b n h d", h=self.heads)
+        return self.o(attention(q, *text).flatten(2))
+
+
+class Block(nn.Module):
+    """Modulated self-attention, optional cross-attention to text, modulated feed-forward."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.dim, self.eps = config.dim, config.eps
+        self.self_attn = SelfAttention(config)
+        if config.text_dim:
+            self.norm3 = nn.LayerNorm(config.dim, config.eps)
+            self.cross_attn = CrossAttention(config)
+        self.ffn = nn.Sequential(nn.Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, config.dim))
+        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+
+    def forward(self, x: Tensor, e: Tensor, layer: int, attend: Attend, text: tuple[Tensor, Tensor] | None) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + e).unbind(2)  # each [b, f, d]
+        y = self._modulate(x, shift1, scale1)
+        x = self._gated_add(x, self.self_attn(y, layer, attend), gate1)
+        if text is not None:
+            x = x + self.cross_attn(self.norm3(x), text)
+        return self._gated_add(x, self.ffn(self._modulate(x, shift2, scale2)), gate2)
+
+    def _modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        y = F.layer_norm(x, (self.dim,), eps=self.eps).unflatten(1, (shift.shape[1], -1))
+        return torch.addcmul(shift.unsqueeze(2), y, 1 + scale.unsqueeze(2)).flatten(1, 2)
+
+    def _gated_add(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+        frames = gate.shape[1]
+        return torch.addcmul(x.unflatten(1, (frames, -1)), y.unflatten(1, (frames, -1)), gate.unsqueeze(2)).flatten(1, 2)
+
+
+class Head(nn.Module):
+    """Modulated projection from tokens to latent patches."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.dim, self.eps = config.dim, config.eps
+        self.head = nn.Linear(config.dim, math.prod(config.patch_size) * config.in_channels)
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        shift, scale = (self.modulation + e.unsqueeze(2)).unbind(2)
+        y = F.layer_norm(x, (self.dim,), eps=self.eps).unflatten(1, (shift.shape[1], -1))
+        return self.head(torch.addcmul(shift.unsqueeze(2), y, 1 + scale.unsqueeze(2)).flatten(1, 2))
+
+
+class Transformer(nn.Module):
+    """Predict velocity or x0 of noisy latent frames, conditioned on per-frame noise levels, actions and text."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, patch = config.dim, (1, *config.patch_size)
+        self.patch_embedding = nn.Conv3d(config.in_channels, dim, kernel_size=patch, stride=patch)
+        if config.text_dim:
+            self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        if config.num_actions:
+            self.action_embedding = nn.Sequential(nn.Linear(config.num_actions, dim), nn.SiLU(), nn.Linear(dim, dim))
+            nn.init.zeros_(self.action_embedding[2].weight)
+            nn.init.zeros_(self.action_embedding[2].bias)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.head = Head(config)
+        nn.init.zeros_(self.head.head.weight)
+
+    def embed_text(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return every layer's text keys and values for text embeddings [b, text, text_dim]; reuse them until the prompt changes."""
+        embedded = self.text_embedding(text)
+        return [block.cross_attn.project_text(embedded) for block in self.blocks]  # type: ignore[union-attr,operator]
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        attend: Attend,
+        actions: Tensor | None = None,
+        text: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
+        """Run the network on frames x [b, f, c, h, w] at noise levels sigma [b, f] in [0, 1].
+
+        Args:
+            attend: which keys each query sees.
+            actions: [b, f, num_actions], the action that led to each frame.
+            text: what `embed_text` returned.
+
+        Returns:
+            The clean frames predicted (x0), [b, f, c, h, w], float32.
+        """
+        batch, frames, _, height, width = x.shape
+        rows, columns = height // self.config.patch_size[0], width // self.config.patch_size[1]
+        weight = self.patch_embedding.weight
+        patches = rearrange(x.to(weight.dtype), "b f c (h p) (w q) -> b (f h w) (c p q)", p=self.config.patch_size[0], q=self.config.patch_size[1])
+        tokens = F.linear(patches, weight.flatten(1), self.patch_embedding.bias)  # [b, n, d]; equals the strided convolution
+
+        e = self.time_embedding(sinusoid(1000 * sigma, self.config.freq_dim).to(weight.dtype))  # [b, f, d]
+        if actions is not None:
+            e = e + self.action_embedding(actions.to(weight.dtype))
+        e6 = self.time_projection(e).unflatten(-1, (6, -1))  # [b, f, 6, d]
+        for layer, block in enumerate(self.blocks):
+            tokens = block(tokens, e6, layer, attend, None if text is None else text[layer])
+        out = self.head(tokens, e).float()
+        out = rearrange(
+            out, "b (f h w) (p q c) -> b f c (h p) (w q)",
+            f=frames, h=rows, w=columns, p=self.config.patch_size[0], q=self.config.patch_size[1],
+        )  # fmt: skip
+        if self.config.prediction == "x0":
+            return out
+        return x.float() - sigma[..., None, None, None].float() * out
+
+
+def sinusoid(t: Tensor, size: int) -> Tensor:
+    """Embed timesteps t in [0, 1000] of any shape: `size` numbers each, cosines first, computed in float64."""
+    half = size // 2
+    speeds = ROPE_BASE_TIME ** -(torch.arange(half, dtype=torch.float64, device=t.device) / half)
+    angles = t.double().unsqueeze(-1) * speeds
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
+
+
+ROPE_BASE_TIME = 10000.0
