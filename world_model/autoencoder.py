@@ -1,8 +1,7 @@
 """The per-frame autoencoder of a world: RGB frames to a small grid of latent tokens and back.
 
 Pixel-unshuffle, then residual pairs of 3 x 3 convolutions at three scales; the decoder mirrors it with pixel-shuffle. ReLU,
-no normalisation inside, channels in multiples of 64: element-wise work is dear on a CPU and matrix products are not. Each latent vector
-is scaled to unit root mean square, so that latents have a bounded range for the diffusion model.
+no normalisation inside, channels in multiples of 64: element-wise work is dear on a CPU and matrix products are not.
 """
 
 from dataclasses import dataclass
@@ -95,16 +94,11 @@ class Autoencoder(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
         self.register_buffer("latent_std", torch.ones(config.latent_channels))
 
-    def encode_rgb(self, rgb: Tensor) -> Tensor:
-        """[batch, 3, height, width] in [-1, 1] to raw latents of unit root mean square per position."""
-        z = self.encoder(rgb).float()
-        return z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-6)
-
     def encode(self, frames: Tensor) -> Tensor:
         """Encode uint8 frames [..., height, width, 3] to float32 latents [..., channels, h, w]."""
         flat = frames.reshape(-1, *frames.shape[-3:]).permute(0, 3, 1, 2)
         rgb = (flat.float() / 127.5 - 1).to(self.decoder[0].weight.dtype).contiguous(memory_format=torch.channels_last)
-        z = (self.encode_rgb(rgb) - self.latent_mean.float()[:, None, None]) / self.latent_std.float()[:, None, None]
+        z = (self.encoder(rgb).float() - self.latent_mean.float()[:, None, None]) / self.latent_std.float()[:, None, None]
         return z.reshape(*frames.shape[:-3], *self.config.latent_shape)
 
     def decode(self, latents: Tensor) -> Tensor:

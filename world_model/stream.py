@@ -12,7 +12,6 @@ All blocks of the window are conditioned on the newest action at every tick (lat
 "the player keeps doing this". Batched: training and evaluation run this same code on many streams at once.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,3 +134,18 @@ class RollingWindow:
             self.x, self.actions, self.levels = self.x[:, :0], self.actions[:, :0], []
             self._denoise()
             self.x, self.actions, self.levels = window
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return a copy of everything that changes."""
+        clean = None if self.clean is None else tuple(t.clone() for t in self.clean)
+        return {
+            "start": self.start, "levels": list(self.levels), "x": self.x.clone(), "actions": self.actions.clone(),
+            "clean": clean, "k": self.cache.k.clone(), "v": self.cache.v.clone(),
+        }  # fmt: skip
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go back to a snapshot, which stays valid."""
+        self.start, self.levels, self.clean = saved["start"], list(saved["levels"]), saved["clean"]
+        self.x, self.actions = saved["x"].clone(), saved["actions"].clone()
+        self.cache.k.copy_(saved["k"])
+        self.cache.v.copy_(saved["v"])

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from world_model.attention import attention
 
+TIME_BASE = 10000.0
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -31,7 +33,7 @@ class TransformerConfig:
 
     dim: int = 384
     ffn_dim: int = 1536
-    num_heads: int = 6
+    num_heads: int = 4
     num_layers: int = 6
     in_channels: int = 32
     patch_size: tuple[int, int] = (1, 2)
@@ -57,6 +59,13 @@ class Attend(Protocol):
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 
 
+class RMSNorm(nn.RMSNorm):
+    """RMS normalisation in the dtype of its input (under autocast the weight is float32)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class SelfAttention(nn.Module):
     """Projections and q/k norms of one self-attention; the attention itself is the caller's."""
 
@@ -64,8 +73,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = config.num_heads
         self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
-        self.norm_q = nn.RMSNorm(config.dim, config.eps)
-        self.norm_k = nn.RMSNorm(config.dim, config.eps)
+        self.norm_q = RMSNorm(config.dim, config.eps)
+        self.norm_k = RMSNorm(config.dim, config.eps)
 
     def forward(self, x: Tensor, layer: int, attend: Attend) -> Tensor:
         q, k, v = self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)
@@ -100,7 +109,7 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
 
     def forward(self, x: Tensor, e: Tensor, layer: int, attend: Attend, text: tuple[Tensor, Tensor] | None) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + e).unbind(2)  # each [b, f, d]
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.to(e.dtype) + e).unbind(2)  # each [b, f, d]
         y = self._modulate(x, shift1, scale1)
         x = self._gated_add(x, self.self_attn(y, layer, attend), gate1)
         if text is not None:
@@ -126,7 +135,7 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        shift, scale = (self.modulation + e.unsqueeze(2)).unbind(2)
+        shift, scale = (self.modulation.to(e.dtype) + e.unsqueeze(2)).unbind(2)
         y = F.layer_norm(x, (self.dim,), eps=self.eps).unflatten(1, (shift.shape[1], -1))
         return self.head(torch.addcmul(shift.unsqueeze(2), y, 1 + scale.unsqueeze(2)).flatten(1, 2))
 
@@ -199,9 +208,6 @@ class Transformer(nn.Module):
 def sinusoid(t: Tensor, size: int) -> Tensor:
     """Embed timesteps t in [0, 1000] of any shape: `size` numbers each, cosines first, computed in float64."""
     half = size // 2
-    speeds = ROPE_BASE_TIME ** -(torch.arange(half, dtype=torch.float64, device=t.device) / half)
+    speeds = TIME_BASE ** -(torch.arange(half, dtype=torch.float64, device=t.device) / half)
     angles = t.double().unsqueeze(-1) * speeds
     return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
-
-
-ROPE_BASE_TIME = 10000.0

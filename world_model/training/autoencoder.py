@@ -1,7 +1,7 @@
 """Stage 1: train the per-frame autoencoder on the world's own frames.
 
 L1 + squared error + L1 of image gradients (keeps edges straight and textures visible), with noise on the latents so that the decoder forgives the
-small errors of a generated latent.
+small errors of a generated latent, and a small price on large latents so that they cannot outgrow that noise.
 """
 
 from dataclasses import dataclass
@@ -23,10 +23,11 @@ class AutoencoderRecipe:
     """How to train an autoencoder."""
 
     model: AutoencoderConfig = AutoencoderConfig()
-    steps: int = 6000
+    steps: int = 4500
     batch: int = 32
-    rate: float = 2e-3
+    rate: float = 7e-4
     latent_noise: float = 0.1  # the largest standard deviation, drawn per frame
+    size_price: float = 3e-3  # weight of the mean squared latent in the loss
 
 
 def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,7 +52,7 @@ def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, 
     """Train, resume or just load the autoencoder in `out`; return it in evaluation mode with its latent statistics set."""
     torch.manual_seed(0)
     model = Autoencoder(recipe.model).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=1e-3, fused=True)
     run = Run(out, "autoencoder", recipe.steps, {"model": model, "optimizer": optimizer})
     probe = np.random.default_rng(0).choice(len(held_out.frames), min(256, len(held_out.frames)), replace=False)
     probe_frames = held_out.frames[np.sort(probe)]
@@ -59,20 +60,20 @@ def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, 
     for step in run:
         rng = run.rng(step)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.rate * learning_rate(step, recipe.steps)
+            group["lr"] = recipe.rate * learning_rate(step, recipe.steps, warmup=300)
         frames = torch.from_numpy(train.frames[np.sort(rng.integers(len(train.frames), size=recipe.batch))])
         target = (frames.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            z = model.encode_rgb(target)
+            z = model.encoder(target).float()
             noise = recipe.latent_noise * torch.rand(len(z), 1, 1, 1)
             output = model.decoder(z + noise * torch.randn_like(z))
-        loss = reconstruction_loss(output.float(), target)
+        loss = reconstruction_loss(output.float(), target) + recipe.size_price * z.square().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
-        if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
+        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
             decoded = reconstruct(model, probe_frames)
             run.log(step + 1, loss=float(np.mean(losses)), held_out_psnr=psnr(decoded, probe_frames))
             losses.clear()

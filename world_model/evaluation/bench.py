@@ -1,0 +1,128 @@
+"""`main.py bench`: how fast a world runs here, and how steadily.
+
+Ticks are timed from the action's arrival to the decoded frame in memory. The paced part plays at the world's own rate; the soak runs as fast as it
+can and watches memory and finiteness.
+"""
+
+import json as jsonlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from world_model.world import Stream, World
+
+
+def run(*, world: str = "maze", json: bool = False, seconds: float = 60.0, soak: int = 2000, device: str = "auto") -> int:
+    """Measure a world and print the figures, as one JSON object or as a table; return 0."""
+    loaded = World.load(world, device)
+    figures: dict[str, Any] = {"world": loaded.card.name, "machine": machine(), "threads": torch.get_num_threads()}
+    figures["dtype"], figures["device"] = str(loaded.dtype).removeprefix("torch."), str(loaded.device)
+    figures["torch"], figures["python"] = torch.__version__, platform.python_version()
+    figures |= paced(loaded, seconds)
+    figures |= soaked(loaded, soak)
+    figures |= fused_against_two_passes(loaded)
+    figures["first_frame_s"] = first_frame(world)
+    if json:
+        print(jsonlib.dumps(figures))
+    else:
+        for name, value in figures.items():
+            print(f"{name:24} {value}")
+    return 0
+
+
+def machine() -> str:
+    """Return the processor's name and the number of cores this process may use."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
+
+
+def player(world: World, seed: int = 0):
+    """Yield actions of a restless player: one or two held actions, changed every few frames."""
+    rng = np.random.default_rng(seed)
+    names = world.card.action_names
+    while True:
+        held = [str(name) for name in rng.choice(names, size=min(len(names), int(rng.integers(0, 3))), replace=False)]
+        for _ in range(int(rng.integers(1, 20))):
+            yield held
+
+
+def paced(world: World, seconds: float) -> dict[str, Any]:
+    """Play at the world's frame rate; return percentiles of the tick and the share of frames that came after their deadline."""
+    stream, actions, period = world.stream(seed=1), player(world), 1 / world.card.fps
+    for _ in range(5):
+        stream.tick(next(actions))
+    times, late = [], 0
+    began = time.perf_counter()
+    frames = max(1, round(seconds * world.card.fps))
+    for n in range(frames):
+        time.sleep(max(0.0, began + n * period - time.perf_counter()))
+        action, before = next(actions), time.perf_counter()
+        stream.tick(action)
+        after = time.perf_counter()
+        times.append(1000 * (after - before))
+        late += after > began + (n + 1) * period
+    p50, p95, p99 = np.percentile(times, [50, 95, 99]).round(2).tolist()
+    return {
+        "tick_ms": {"p50": p50, "p95": p95, "p99": p99},
+        "fps": round(frames / (time.perf_counter() - began), 3),
+        "late_share": round(late / frames, 5),
+        "real_time_factor": round(1000 * period / p95, 2),
+        "seconds": seconds,
+    }
+
+
+def soaked(world: World, ticks: int) -> dict[str, Any]:
+    """Run many ticks without pause; return the growth of resident memory after the first 200 and whether all stayed finite."""
+    stream, actions = world.stream(seed=2), player(world, 1)
+    finite, base, began = True, resident_mb(), time.perf_counter()
+    for n in range(ticks):
+        stream.tick(next(actions))
+        if n == min(200, ticks - 1):
+            base = resident_mb()
+        if n % 100 == 0:
+            finite = finite and bool(torch.isfinite(stream.window.x).all())
+    speed = round(ticks / (time.perf_counter() - began), 1)
+    return {"soak_ticks": ticks, "soak_fps": speed, "rss_growth_mb": round(resident_mb() - base, 1), "finite": finite}
+
+
+def fused_against_two_passes(world: World, ticks: int = 150) -> dict[str, Any]:
+    """Time fused and two-pass ticks in turn; return the ratio of the medians and the largest difference of the pictures."""
+    streams: dict[bool, Stream] = {fused: world.stream(seed=3, fused=fused) for fused in (True, False)}
+    times: dict[bool, list[float]] = {True: [], False: []}
+    difference = 0.0
+    for _, action in zip(range(ticks), player(world, 2), strict=False):
+        frames = {}
+        for fused, stream in streams.items():
+            before = time.perf_counter()
+            frames[fused] = stream.tick(action)
+            times[fused].append(time.perf_counter() - before)
+        difference = max(difference, float(np.abs(frames[True].astype(np.float32) - frames[False]).mean()))
+    return {"fused_speedup": round(float(np.median(times[False]) / np.median(times[True])), 3), "fused_mean_pixel_difference": round(difference, 3)}
+
+
+def first_frame(world: str) -> float:
+    """Return the seconds from the command to the end of a headless run of one frame."""
+    command = [sys.executable, str(Path(__file__).resolve().parents[2] / "main.py"), "play", world, "--headless", "--frames", "1"]
+    before = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return round(time.perf_counter() - before, 2)
+
+
+def resident_mb() -> float:
+    """Return this process's resident memory in MB (0 where the system does not tell)."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+    except OSError:
+        return 0.0

@@ -1,0 +1,259 @@
+"""Stage 3: train the causal student on real clips, in the shapes the engine will use (rolling initialisation).
+
+One sequence holds a clip twice: clean, as the past, and noisy, cut into windows that do not overlap. Clean frames look back; each window looks at the clean
+frames before it and at all of itself, at a rising ladder of noise levels. As in play: the sink is two frames from the beginning of the past (adjacent, or
+from long before), the past is a little wrong, frames ahead of the front are labelled with the action held now, and windows come in warm-up
+shapes too.
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from world_model.attention import attention, rotary_table, rotate
+from world_model.autoencoder import Autoencoder
+from world_model.context import ContextConfig
+from world_model.noise import AddressedNoise
+from world_model.schedule import add_noise
+from world_model.stream import RollingWindow, WindowConfig
+from world_model.training.autoencoder import encode_all
+from world_model.training.data import Clips
+from world_model.training.run import Average, Run, learning_rate
+from world_model.transformer import Transformer, TransformerConfig
+
+
+@dataclass(frozen=True)
+class StudentRecipe:
+    """How to train a student.
+
+    ``clip_windows`` full windows per clip carry loss; ``past_noise`` is the largest standard deviation of the noise put on the past of
+    ``past_noise_share`` of the clips; ``held_share`` of the windows have their front action held for all frames.
+    """
+
+    model: TransformerConfig = TransformerConfig(num_actions=5)
+    window: WindowConfig = WindowConfig(context=ContextConfig(sink=2, cache=17, attention=21))
+    steps: int = 4000
+    batch: int = 8
+    clip_windows: int = 3
+    muon_rate: float = 0.01
+    adam_rate: float = 1e-3
+    past_noise: float = 0.25
+    past_noise_share: float = 0.7
+    held_share: float = 0.6
+    level_jitter: float = 0.3
+    short_share: float = 0.25
+
+
+class ClipAttention:
+    """How a training clip attends (an `Attend`): sink and clean frames are block-causal, each window sees its past and itself.
+
+    Args:
+        past: number of clean frames in the sequence, the sink included.
+        windows: (clean frames it sees, first noisy frame, number of frames) of each window.
+        positions: temporal position of every frame in the sequence.
+    """
+
+    CHUNK = 4  # clean frames attended at once: what no frame of a chunk may see is not computed
+
+    def __init__(self, past: int, windows: list[tuple[int, int, int]], positions: tuple[int, ...], grid: tuple[int, int], head_width: int) -> None:
+        self.tokens = grid[0] * grid[1]
+        self.past, self.windows = past, windows
+        self.table = rotary_table(positions, *grid, head_width)
+        frame = torch.arange(past).repeat_interleave(self.tokens)
+        self.mask = frame[:, None] >= frame[None, :]
+        chunk = self.CHUNK * self.tokens
+        self.chunks = [slice(first, min(first + chunk, len(frame))) for first in range(0, len(frame), chunk)]
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = rotate(q, self.table), rotate(k, self.table)
+        n = self.past * self.tokens
+        outputs = [attention(q[:, c], k[:, : c.stop], v[:, : c.stop], self.mask[c, : c.stop]) for c in self.chunks]
+        for seen, first, size in self.windows:
+            own = slice(n + first * self.tokens, n + (first + size) * self.tokens)
+            past = slice(0, seen * self.tokens)
+            outputs.append(attention(q[:, own], torch.cat([k[:, past], k[:, own]], 1), torch.cat([v[:, past], v[:, own]], 1)))
+        return torch.cat(outputs, 1)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape of one batch: where its windows lie and how large they are."""
+
+    sink: int
+    offset: int  # clean frames before the first window, the sink not counted
+    size: int  # frames per window
+    count: int  # windows
+
+    @property
+    def frames(self) -> int:
+        """Length of the clip, the sink not counted."""
+        return self.offset + self.size * self.count
+
+    def attention(self, grid: tuple[int, int], head_width: int) -> ClipAttention:
+        """Return how this layout attends."""
+        clean = self.frames - self.size
+        noisy = range(self.offset, self.frames)
+        windows = [(self.sink + self.offset + i * self.size, i * self.size, self.size) for i in range(self.count)]
+        positions = (*range(self.sink + clean), *(self.sink + i for i in noisy))
+        return ClipAttention(self.sink + clean, windows, positions, grid, head_width)
+
+
+def draw_layout(recipe: StudentRecipe, rng: np.random.Generator) -> Layout:
+    """Draw the shape of one batch: mostly full windows, sometimes the shorter ones of warm-up and frame-by-frame sampling."""
+    full = len(recipe.window.ladder)
+    size = int(rng.integers(1, full)) if rng.random() < recipe.short_share else full
+    offset = int(rng.integers(0, full + 1))
+    return Layout(recipe.window.context.sink, offset, size, recipe.clip_windows * full // size)
+
+
+def draw_levels(recipe: StudentRecipe, layout: Layout, batch: int, rng: np.random.Generator) -> Tensor:
+    """Draw the noise levels [batch, noisy frames]: a run of the ladder for each window, jittered between its neighbours."""
+    ladder = np.array(recipe.window.ladder)
+    full = len(ladder)
+    shape = (batch, layout.count)
+    lowest = np.where(rng.random(shape) < 0.6, layout.size - 1, rng.integers(layout.size - 1, full, size=shape))  # warm-up: the noisy end
+    sigma = ladder[lowest[..., None] - np.arange(layout.size)]
+    logit = np.log(sigma / (1 - np.minimum(sigma, 0.995))) + recipe.level_jitter * rng.standard_normal(sigma.shape)
+    sigma = np.where(sigma < 1, 1 / (1 + np.exp(-logit)), 1.0)
+    return torch.from_numpy(sigma.reshape(batch, -1).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class LatentClips:
+    """All latents [n, c, h, w] (bfloat16) of a set of clips, with their actions."""
+
+    clips: Clips
+    latents: Tensor
+
+    @classmethod
+    def encode(cls, clips: Clips, autoencoder: Autoencoder, path: Path) -> "LatentClips":
+        """Encode all frames once and keep them at `path`."""
+        if path.exists():
+            return cls(clips, torch.load(path, weights_only=True))
+        parts, encoder = [], copy.deepcopy(autoencoder).bfloat16()  # as a world runs in play
+        for i in range(0, len(clips.frames), 4096):
+            parts.append(encode_all(encoder, clips.frames[i : i + 4096]).bfloat16().contiguous())
+            print(f"encoding {min(i + 4096, len(clips.frames))}/{len(clips.frames)} frames", flush=True)
+        torch.save(torch.cat(parts), path.with_suffix(".part"))
+        path.with_suffix(".part").rename(path)
+        return cls(clips, torch.cat(parts))
+
+    def draw(self, layout: Layout, batch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Draw clips with their sinks: latents [batch, sink + frames, c, h, w] and actions [batch, sink + frames, num_actions]."""
+        starts = self.clips.starts(layout.sink + layout.frames)
+        first = starts[rng.integers(len(starts), size=batch)]
+        begin = self.clips.bounds[self.clips.session_of(first)]
+        sink = np.where(rng.random(batch) < 0.4, first, rng.integers(begin, first + 1))  # adjacent to the clip, or from any time before
+        rows = np.concatenate([sink[:, None] + np.arange(layout.sink), first[:, None] + layout.sink + np.arange(layout.frames)], 1)
+        return self.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.actions[rows])
+
+
+def clip_loss(model: nn.Module, recipe: StudentRecipe, latents: Tensor, actions: Tensor, layout: Layout, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (loss, squared error of x0 per noisy frame [batch, frames], noise levels [batch, frames]) of one batch of clips."""
+    config: TransformerConfig = recipe.model
+    batch, sink = len(latents), layout.sink
+    clean = latents[:, : sink + layout.frames - layout.size]
+    past_noise = recipe.past_noise * torch.from_numpy(rng.random(batch) * (rng.random(batch) < recipe.past_noise_share)).float()
+    noisy_past = clean[:, sink:] + past_noise[:, None, None, None, None] * torch.randn_like(clean[:, sink:])
+    target = latents[:, sink + layout.offset :]
+    sigma = draw_levels(recipe, layout, batch, rng)
+    noisy = add_noise(target, torch.randn_like(target), sigma[..., None, None, None])
+
+    labels = actions[:, sink + layout.offset :].unflatten(1, (layout.count, layout.size))
+    held = torch.from_numpy(rng.random((batch, layout.count)) < recipe.held_share)[..., None, None]
+    labels = torch.where(held, labels[:, :, :1], labels).flatten(1, 2)
+
+    x = torch.cat([clean[:, :sink], noisy_past, noisy], 1)
+    levels = torch.cat([torch.zeros(batch, clean.shape[1]), sigma], 1)
+    all_actions = torch.cat([actions[:, : clean.shape[1]], labels], 1)
+    grid = (latents.shape[3] // config.patch_size[0], latents.shape[4] // config.patch_size[1])
+    x0 = model(x, levels, layout.attention(grid, config.head_width), all_actions)[:, clean.shape[1] :]
+    errors = (x0 - target).square().mean((2, 3, 4))
+    return (errors / sigma.clamp(min=0.3)).mean(), errors.detach(), sigma
+
+
+def make_optimizers(model: nn.Module, recipe: StudentRecipe) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices inside the blocks and AdamW for everything else."""
+    matrices = [p for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
+    rest = [p for name, p in model.named_parameters() if not (name.startswith("blocks.") and p.ndim == 2)]
+    return [
+        torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.02, momentum=0.95),
+        torch.optim.AdamW(rest, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
+    ]
+
+
+def train_student(recipe: StudentRecipe, train: LatentClips, held_out: LatentClips, autoencoder: Autoencoder, out: Path) -> Transformer:
+    """Train, resume or just load the student in `out`; return it with its averaged weights."""
+    torch.manual_seed(0)
+    model = Transformer(recipe.model)
+    optimizers = make_optimizers(model, recipe)
+    rates = [recipe.muon_rate, recipe.adam_rate]
+    average = Average(model)
+    run = Run(out, "student", recipe.steps, {"model": model, "muon": optimizers[0], "adamw": optimizers[1], "average": average})
+    seen: list[tuple[float, np.ndarray, np.ndarray]] = []
+    for step in run:
+        rng = run.rng(step)
+        factor = learning_rate(step, recipe.steps)
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+        layout = draw_layout(recipe, rng)
+        latents, actions = train.draw(layout, recipe.batch, rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, errors, sigma = clip_loss(model, recipe, latents, actions, layout, rng)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        average.update(model)
+        seen.append((loss.item(), errors.numpy().ravel(), sigma.numpy().ravel()))
+        if (step + 1) % 50 == 0:
+            run.log(step + 1, loss=float(np.mean([s[0] for s in seen])), **by_level(seen, recipe.window.ladder))
+            seen.clear()
+        if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
+            sample_strip(averaged(model, average), recipe, held_out, autoencoder, out / "student.png")
+    return averaged(model, average)
+
+
+def averaged(model: Transformer, average: Average) -> Transformer:
+    """Return a copy of the model with the averaged weights, in evaluation mode."""
+    smooth = Transformer(model.config)
+    smooth.load_state_dict(average.shadow)
+    return smooth.eval()
+
+
+def by_level(seen: list[tuple[float, np.ndarray, np.ndarray]], ladder: tuple[float, ...]) -> dict[str, float]:
+    """Return the mean error near each level of the ladder."""
+    errors, sigmas = np.concatenate([s[1] for s in seen]), np.concatenate([s[2] for s in seen])
+    nearest = np.abs(sigmas[:, None] - np.array(ladder)).argmin(1)
+    return {f"x0@{level:g}": float(errors[nearest == i].mean()) for i, level in enumerate(ladder) if (nearest == i).any()}
+
+
+@torch.no_grad()
+def sample_strip(model: Transformer, recipe: StudentRecipe, held_out: LatentClips, autoencoder: Autoencoder, path: Path, rows: int = 6, frames: int = 48) -> None:
+    """Save rollouts beside the truth: for each held-out clip a row of real frames and below it the model's, every fourth frame."""
+    context = recipe.window.context
+    past = context.sink + context.cache - context.sink
+    starts = held_out.clips.starts(past + frames)
+    first = starts[np.linspace(0, len(starts) - 1, rows).astype(int)]
+    index = first[:, None] + np.arange(past + frames)
+    latents, actions = held_out.latents[torch.from_numpy(index)].float(), torch.from_numpy(held_out.clips.actions[index])
+    window = RollingWindow(model, recipe.window, AddressedNoise(range(rows), 1, tuple(latents.shape[2:])), tuple(latents.shape[2:]), batch=rows)
+    window.remember(latents[:, :past], actions[:, :past])
+    made = []
+    with torch.autocast("cpu", torch.bfloat16):
+        for n in range(frames):
+            block = None
+            while block is None:
+                block = window.advance(actions[:, past + n])
+            made.append(autoencoder.decode(block)[:, 0].numpy())
+    real = held_out.clips.frames[index[:, past:]]
+    lines = [np.concatenate(list(line[3::4]), 1) for pair in zip(real, np.stack(made, 1), strict=True) for line in pair]
+    Image.fromarray(np.concatenate(lines, 0)).save(path)

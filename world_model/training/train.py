@@ -1,0 +1,134 @@
+"""`main.py train`: from sessions to a playable world file, stage by stage.
+
+Each stage goes on from its last checkpoint when it is started again, so the whole command can be killed and repeated at any time.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from world_model.autoencoder import Autoencoder
+from world_model.card import SHIPPED, ActionSpec, Card, WorldError
+from world_model.training import maze
+from world_model.training.autoencoder import AutoencoderRecipe, train_autoencoder
+from world_model.training.data import Clips
+from world_model.training.student import LatentClips, StudentRecipe, train_student
+from world_model.transformer import Transformer
+from world_model.world import World
+
+Stage = Literal["autoencoder", "student", "export", "all"]
+
+
+@dataclass(frozen=True)
+class WorldRecipe:
+    """Everything needed to make one world from its sessions."""
+
+    name: str
+    title: str
+    description: str
+    data_source: str
+    licence: str
+    fps: float
+    actions: tuple[ActionSpec, ...]
+    autoencoder: AutoencoderRecipe = AutoencoderRecipe()
+    student: StudentRecipe = StudentRecipe()
+    num_starts: int = 24
+
+
+def maze_recipe() -> WorldRecipe:
+    """The shipped world: a person walks through ViZDoom's My Way Home."""
+    return WorldRecipe(
+        name="maze",
+        title="Doom maze",
+        description="Walk through the rooms of ViZDoom's My Way Home. There is no game code: every frame is denoised while you play.",
+        data_source=maze.DATA_SOURCE,
+        licence=f"Weights: Apache-2.0. Training data: {maze.DATA_LICENCE}",
+        fps=maze.FPS,
+        actions=(
+            ActionSpec("turn_left", ("left",), "Turn left"),
+            ActionSpec("turn_right", ("right",), "Turn right"),
+            ActionSpec("forward", ("up", "w"), "Walk"),
+            ActionSpec("strafe_left", ("a",), "Step left"),
+            ActionSpec("strafe_right", ("d",), "Step right"),
+        ),
+    )
+
+
+RECIPES = {"maze": maze_recipe}
+
+
+def run(
+    *,
+    world: str = "maze",
+    stage: Stage = "all",
+    data: Path = Path("runs/maze/data"),
+    out: Path = Path("runs/maze"),
+    world_file: Path | None = None,
+    autoencoder_steps: int | None = None,
+    student_steps: int | None = None,
+) -> int:
+    """Train the stages of `world` from the sessions in `data` into `out`; write the world file at the end.
+
+    Raises:
+        WorldError: there is no recipe of that name.
+    """
+    if world not in RECIPES:
+        raise WorldError(f"There is no recipe for {world!r}; known: {', '.join(RECIPES)}.")
+    recipe = RECIPES[world]()
+    recipe = replace(
+        recipe,
+        autoencoder=replace(recipe.autoencoder, steps=autoencoder_steps or recipe.autoencoder.steps),
+        student=replace(recipe.student, steps=student_steps or recipe.student.steps),
+    )
+    train, held_out = Clips.load(Path(data) / "train"), Clips.load(Path(data) / "held_out")
+    autoencoder = train_autoencoder(recipe.autoencoder, train, held_out, out)
+    if stage == "autoencoder":
+        return 0
+    latents = LatentClips.encode(train, autoencoder, out / "latents_train.pt")
+    held_out_latents = LatentClips.encode(held_out, autoencoder, out / "latents_held_out.pt")
+    student = train_student(recipe.student, latents, held_out_latents, autoencoder, out)
+    if stage in ("export", "all"):
+        path = world_file or Path(out) / f"{world}.safetensors"
+        build_world(recipe, autoencoder, student, latents).save(path)
+        print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB); ship it by copying it to {SHIPPED}")
+    return 0
+
+
+def build_world(recipe: WorldRecipe, autoencoder: Autoencoder, transformer: Transformer, latents: LatentClips) -> World:
+    """Put a world together: card, networks and varied start clips."""
+    student = recipe.student
+    starts = choose_starts(latents, student.window.context.cache, recipe.num_starts, autoencoder)
+    card = Card(
+        format=1, name=recipe.name, title=recipe.title, description=recipe.description, data_source=recipe.data_source,
+        licence=recipe.licence, width=autoencoder.config.width, height=autoencoder.config.height, fps=recipe.fps, actions=recipe.actions,
+        num_starts=recipe.num_starts, start_frames=student.window.context.cache,
+        transformer=_plain(student.model), autoencoder=_plain(autoencoder.config), window=_plain(student.window),
+    )  # fmt: skip
+    return World(card, autoencoder, transformer, student.window, starts)
+
+
+@torch.no_grad()
+def choose_starts(latents: LatentClips, length: int, count: int, autoencoder: Autoencoder, candidates: int = 2000) -> dict[str, torch.Tensor]:
+    """Choose clips that end in views with contrast and far from each other (farthest-point selection on the last latent)."""
+    rng = np.random.default_rng(0)
+    first = rng.choice(latents.clips.starts(length), candidates)
+    contrast = np.array([latents.clips.frames[row + length - 1].std() for row in first])
+    first = first[contrast > np.median(contrast)]
+    views = latents.latents[torch.from_numpy(first + length - 1)].float().flatten(1)
+    chosen = [0]
+    distance = (views - views[0]).square().sum(1)
+    while len(chosen) < count:
+        chosen.append(int(distance.argmax()))
+        distance = torch.minimum(distance, (views - views[chosen[-1]]).square().sum(1))
+    rows = first[chosen][:, None] + np.arange(length)
+    clips = latents.latents[torch.from_numpy(rows)]
+    with torch.autocast("cpu", torch.bfloat16):
+        screens = autoencoder.decode(clips[:, -1].float())
+    return {"latents": clips, "actions": torch.from_numpy(latents.clips.actions[rows]), "screens": screens.contiguous()}
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return asdict(config)

@@ -1,0 +1,302 @@
+"""Worlds and the streams that run in them: the Python API of the engine.
+
+    world = World.load("assets/worlds/maze.safetensors")
+    stream = world.stream(seed=7, start=0)
+    frame = stream.tick(["forward"])
+
+A world is immutable and can be shared; a stream is everything that changes while playing.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from world_model.autoencoder import Autoencoder, AutoencoderConfig
+from world_model.card import Card, WorldError, find_world, parse_card, read_metadata
+from world_model.noise import AddressedNoise
+from world_model.stream import RollingWindow, WindowConfig
+from world_model.transformer import Transformer, TransformerConfig
+
+Action = Mapping[str, float] | Iterable[str] | np.ndarray | Tensor
+FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+Config = TypeVar("Config")
+
+
+class World:
+    """One checkpoint a player can enter: card, autoencoder, transformer and start clips, on one device in one dtype."""
+
+    def __init__(self, card: Card, autoencoder: Autoencoder, transformer: Transformer, window: WindowConfig, starts: dict[str, Tensor], path: Path | None = None) -> None:
+        self.card, self.autoencoder, self.transformer, self.window = card, autoencoder.eval(), transformer.eval(), window
+        self.starts, self.path = starts, path
+        self.device, self.dtype = transformer.head.head.weight.device, transformer.head.head.weight.dtype
+        self._sha256: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the world's file (computed once, when first asked for)."""
+        if self._sha256 is None:
+            if self.path is None:
+                raise WorldError("This world has no file yet; save it first.")
+            with open(self.path, "rb") as file:
+                self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._sha256
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto", dtype: torch.dtype | None = None) -> "World":
+        """Load a world file (or a world by its name).
+
+        Names, shapes and dtypes of all tensors are checked against the card before anything is allocated.
+
+        Args:
+            path: a file, or the name of a world that ships or lies in the user's folder.
+            device: "auto" (CUDA if there is one), "cpu", "cuda", ...
+            dtype: of the weights; None chooses bfloat16 where the device multiplies it natively, else float32.
+
+        Raises:
+            WorldError: one sentence that says what is wrong with the file.
+        """
+        path = find_world(str(path))
+        card = parse_card(read_metadata(path).get("card"), path)
+        target = choose_device(device)
+        dtype = dtype or choose_dtype(target)
+        try:
+            transformer_config = _config(card.transformer, TransformerConfig)
+            autoencoder_config = _config(card.autoencoder, AutoencoderConfig)
+            window = _config(card.window, WindowConfig)
+            _check_configs(card, transformer_config, autoencoder_config, window)
+            with torch.device("meta"):
+                modules: dict[str, nn.Module] = {"transformer": Transformer(transformer_config), "autoencoder": Autoencoder(autoencoder_config)}
+        except (ValueError, RuntimeError, OverflowError) as error:
+            raise WorldError(f"{path} has a card that does not describe a model: {str(error).splitlines()[0]}") from error
+        expected = {f"{part}.{name}": tuple(t.shape) for part, module in modules.items() for name, t in module.state_dict().items()}
+        expected |= _start_shapes(card, transformer_config, autoencoder_config)
+        tensors = _read_tensors(path, expected)
+        for part, module in modules.items():
+            state = {name.removeprefix(part + "."): t.to(target, dtype) for name, t in tensors.items() if name.startswith(part + ".")}
+            module.load_state_dict(state, assign=True)
+            module.requires_grad_(False)
+        modules["autoencoder"].to(memory_format=torch.channels_last)
+        starts = {name.removeprefix("starts."): t for name, t in tensors.items() if name.startswith("starts.")}
+        return cls(card, modules["autoencoder"], modules["transformer"], window, starts, path)  # type: ignore[arg-type]
+
+    def save(self, path: Path) -> None:
+        """Write the world to one file, weights in bfloat16, under a temporary name first."""
+        tensors = {f"starts.{name}": t.contiguous() for name, t in self.starts.items()}
+        for part, module in (("transformer", self.transformer), ("autoencoder", self.autoencoder)):
+            tensors |= {f"{part}.{name}": t.detach().to("cpu", torch.bfloat16).contiguous() for name, t in module.state_dict().items()}
+        temporary = Path(path).with_suffix(".part")
+        save_file(tensors, temporary, {"card": msgspec.json.encode(self.card).decode()})
+        os.replace(temporary, path)
+        self.path, self._sha256 = Path(path), None
+
+    def stream(
+        self,
+        seed: int | Sequence[int] = 0,
+        start: int | np.ndarray | Sequence[int] = 0,
+        *,
+        actions: np.ndarray | None = None,
+        fused: bool = True,
+    ) -> "Stream":
+        """Start a stream; with sequences of seeds and starts, a batch of streams that tick together.
+
+        Args:
+            seed: of the noise.
+            start: index into the world's start clips, or a picture or clip to start from: uint8 [height, width, 3] or [frames, height, width, 3].
+            actions: for a clip, the action vectors [frames, actions] that led to its frames (default: none held).
+            fused: False keeps the clean pass apart (for measurements).
+
+        Raises:
+            WorldError: there is no such start, or the picture does not fit this world.
+        """
+        return Stream(self, seed, start, actions, fused)
+
+    def action_vector(self, action: Action) -> np.ndarray:
+        """Return the float32 vector [actions] of an action given as names, as a mapping of names to values, or as a vector.
+
+        Raises:
+            WorldError: it names an action that this world does not have, or the vector has another length.
+        """
+        names = self.card.action_names
+        vector = np.zeros(len(names), np.float32)
+        if isinstance(action, Tensor | np.ndarray):
+            given = np.asarray(action, np.float32)
+            if given.shape != vector.shape or not np.isfinite(given).all():
+                raise WorldError(f"An action vector of this world has {len(names)} finite numbers, not shape {given.shape}.")
+            return given
+        for name, value in (action.items() if isinstance(action, Mapping) else ((name, 1.0) for name in action)):
+            if name not in names:
+                raise WorldError(f"This world has no action {name!r}; it has: {', '.join(names)}.")
+            vector[names.index(name)] = value
+        return vector
+
+
+class Stream:
+    """One running world (or a batch of them in step): window, cache, noise and the frame on the screen."""
+
+    def __init__(self, world: World, seed: int | Sequence[int], start: int | np.ndarray | Sequence[int], actions: np.ndarray | None, fused: bool) -> None:
+        self.world = world
+        self.batched = not isinstance(seed, int | np.integer)
+        seeds = [int(s) for s in seed] if self.batched else [int(seed)]  # type: ignore[union-attr,arg-type]
+        if any(not 0 <= s < 1 << 64 for s in seeds):
+            raise WorldError("A seed is a whole number from 0 to 2**64 - 1.")
+        latents, past_actions, self.screen = self._past(start, actions, len(seeds))
+        shape = world.autoencoder.config.latent_shape
+        noise = AddressedNoise(seeds, world.window.block_frames, shape, world.device)
+        self.window = RollingWindow(world.transformer, world.window, noise, shape, batch=len(seeds), fused=fused)
+        self.window.remember(latents.to(world.device), past_actions.to(world.device))
+        self.frame = 0
+
+    @torch.no_grad()
+    def tick(self, action: Any) -> np.ndarray:
+        """Advance by one block under an action; return the frame it led to, uint8 [height, width, 3].
+
+        In a batch, `action` is a sequence of actions and the result has a leading batch axis; with more than one frame per block, a frame axis
+        comes before the height. The first tick fills the window and takes a little longer.
+        """
+        vectors = np.stack([self.world.action_vector(a) for a in (action if self.batched else [action])])
+        held = torch.from_numpy(vectors).to(self.world.device)
+        block = None
+        while block is None:
+            block = self.window.advance(held)
+        frames = self.world.autoencoder.decode(block).cpu().numpy()
+        if self.world.window.block_frames == 1:
+            frames = frames[:, 0]
+        self.screen = frames if self.batched else frames[0]
+        self.frame += 1
+        return self.screen
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return a copy of everything that changes; `restore` brings it back any number of times."""
+        return {"frame": self.frame, "screen": self.screen.copy(), "window": self.window.snapshot()}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go back to a snapshot of this stream (or of one of the same world and batch size)."""
+        self.frame, self.screen = saved["frame"], saved["screen"].copy()
+        self.window.restore(saved["window"])
+
+    @torch.no_grad()
+    def _past(self, start: Any, actions: np.ndarray | None, batch: int) -> tuple[Tensor, Tensor, np.ndarray]:
+        """Return the latents, actions and last screen of where the stream starts."""
+        world, card = self.world, self.world.card
+        if isinstance(start, np.ndarray) and start.dtype == np.uint8:
+            clip = start[None] if start.ndim == 3 else start
+            if clip.shape[1:] != (card.height, card.width, 3) or not len(clip) or len(clip) % world.window.block_frames:
+                raise WorldError(f"A start of this world is uint8 [frames, {card.height}, {card.width}, 3], not {start.shape}.")
+            given = np.zeros((len(clip), len(card.actions)), np.float32) if actions is None else np.asarray(actions, np.float32)
+            if given.shape != (len(clip), len(card.actions)) or not np.isfinite(given).all():
+                raise WorldError(f"The actions of this start are [{len(clip)}, {len(card.actions)}] finite numbers, not {given.shape}.")
+            latents = world.autoencoder.encode(torch.from_numpy(clip.copy()).to(world.device))
+            many = (batch, -1, -1, -1, -1)
+            screen = np.repeat(clip[-1:], batch, 0) if self.batched else clip[-1]
+            return latents[None].expand(many), torch.from_numpy(given)[None].expand(batch, -1, -1), screen
+        indices = [int(i) for i in start] if self.batched and not isinstance(start, int | np.integer) else [int(start)] * batch
+        if len(indices) != batch or any(not 0 <= i < card.num_starts for i in indices):
+            raise WorldError(f"This world has the starts 0 to {card.num_starts - 1}; {start} is not one of them.")
+        screens = world.starts["screens"][indices].numpy()
+        return world.starts["latents"][indices].float(), world.starts["actions"][indices].float(), screens if self.batched else screens[0]
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the torch device for a name; "auto" is CUDA where there is one.
+
+    Raises:
+        WorldError: there is no such device here.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise WorldError(f"There is no device {device!r} here; use cpu{' or cuda' if torch.cuda.is_available() else ''}.") from error
+    return chosen
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the device multiplies it natively, else float32."""
+    if device.type == "cpu":
+        native = any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16
+
+
+def _config(values: dict[str, Any], kind: type[Config]) -> Config:
+    """Convert a card's section to its dataclass; every key must be known."""
+    config = msgspec.convert(values, kind)
+    unknown = set(values) - set(asdict(config))  # type: ignore[call-overload]
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no {sorted(unknown)[0]!r}.")
+    return config
+
+
+def _check_configs(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderConfig, window: WindowConfig) -> None:
+    """Check ranges and that the parts fit together; raise ValueError with one sentence."""
+    sizes = (transformer.dim, transformer.ffn_dim, transformer.num_heads, transformer.num_layers, transformer.in_channels, *transformer.patch_size)
+    sizes += (transformer.freq_dim, *autoencoder.channels, autoencoder.latent_channels, autoencoder.patch, len(autoencoder.channels))
+    context, ladder = window.context, window.ladder
+    tests = {
+        "sizes must lie between 1 and 16384": all(1 <= size <= 16384 for size in sizes),
+        "depths must lie between 0 and 128": all(0 <= n <= 128 for n in (transformer.num_layers, autoencoder.encoder_blocks, autoencoder.decoder_blocks, len(autoencoder.channels))),
+        "dim must be a multiple of 2 * num_heads": transformer.dim % (2 * transformer.num_heads) == 0,
+        "freq_dim must be even": transformer.freq_dim % 2 == 0,
+        "the prediction must be x0 or velocity": transformer.prediction in ("x0", "velocity"),
+        "a world for play has no text": transformer.text_dim == 0,
+        "num_actions must be the number of actions": transformer.num_actions == len(card.actions),
+        "the frame size must be a multiple of the autoencoder's stride": autoencoder.stride <= 4096 and autoencoder.height % autoencoder.stride == 0 == autoencoder.width % autoencoder.stride,
+        "the autoencoder's frames must be the card's": (autoencoder.height, autoencoder.width) == (card.height, card.width),
+        "latent channels must agree": transformer.in_channels == autoencoder.latent_channels,
+        "the ladder must fall from 1 towards 0, with 1 to 32 levels": 1 <= len(ladder) <= 32 and ladder[0] == 1 and all(a > b > 0 for a, b in zip(ladder, (*ladder[1:], 1e-9), strict=True)),
+        "block_frames must lie between 1 and 16": 1 <= window.block_frames <= 16,
+        "the context must hold the sink and more": 1 <= context.sink < context.cache <= 256 and context.sink + len(ladder) <= context.attention <= 512,
+        "start_frames must be a multiple of block_frames": card.start_frames % window.block_frames == 0,
+    }  # fmt: skip
+    for sentence, holds in tests.items():
+        if not holds:
+            raise ValueError(sentence + ".")
+    _, height, width = autoencoder.latent_shape
+    if height % transformer.patch_size[0] or width % transformer.patch_size[1] or transformer.head_width < 6:
+        raise ValueError("the latent size must be a multiple of the patch size.")
+
+
+def _start_shapes(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderConfig) -> dict[str, tuple[int, ...]]:
+    many = (card.num_starts, card.start_frames)
+    return {
+        "starts.latents": (*many, *autoencoder.latent_shape),
+        "starts.actions": (*many, len(card.actions)),
+        "starts.screens": (card.num_starts, card.height, card.width, 3),
+    }
+
+
+def _read_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Read exactly the expected tensors; names, shapes and dtypes are checked before the first is read."""
+    try:
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+            if names != set(expected):
+                odd = sorted(names ^ set(expected))[0]
+                raise WorldError(f"{path} does not fit its card: the tensor {odd!r} is {'missing' if odd in expected else 'not expected'}.")
+            for name, shape in expected.items():
+                part = file.get_slice(name)
+                if tuple(part.get_shape()) != shape:
+                    raise WorldError(f"{path} does not fit its card: {name!r} has shape {part.get_shape()}, expected {list(shape)}.")
+                if part.get_dtype() not in FLOATS and not (name == "starts.screens" and part.get_dtype() == "U8"):
+                    raise WorldError(f"{path} does not fit its card: {name!r} has the dtype {part.get_dtype()}.")
+                if name == "starts.screens" and part.get_dtype() != "U8":
+                    raise WorldError(f"{path} does not fit its card: {name!r} must hold bytes.")
+            tensors = {name: file.get_tensor(name) for name in expected}
+    except (OSError, SafetensorError) as error:
+        raise WorldError(f"{path} is not a readable world file: {error}.") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise WorldError(f"{path} holds numbers that are not finite in {name!r}.")
+    return tensors
