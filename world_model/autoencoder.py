@@ -35,13 +35,12 @@ class AutoencoderConfig:
 
 
 class ResidualPair(nn.Module):
-    """x + conv(relu(conv(relu(x)))); the second convolution starts at zero."""
+    """x + conv(relu(conv(relu(x))))."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
@@ -86,18 +85,32 @@ class Autoencoder(nn.Module):
     ``latent_mean`` and ``latent_std`` (per channel) whiten what the transformer sees; they are set from data after training.
     """
 
+    latent_mean: Tensor
+    latent_std: Tensor
+
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+        for conv in (module for module in self.modules() if isinstance(module, nn.Conv2d)):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")  # keeps the signal's size from layer to layer
+            nn.init.zeros_(conv.bias)
+        for pair in (module for module in self.modules() if isinstance(module, ResidualPair)):
+            nn.init.kaiming_normal_(pair.conv1.weight, nonlinearity="relu")
+            nn.init.zeros_(pair.conv2.weight)
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
         self.register_buffer("latent_std", torch.ones(config.latent_channels))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype its weights have."""
+        return next(self.decoder.parameters()).dtype
 
     def encode(self, frames: Tensor) -> Tensor:
         """Encode uint8 frames [..., height, width, 3] to float32 latents [..., channels, h, w]."""
         flat = frames.reshape(-1, *frames.shape[-3:]).permute(0, 3, 1, 2)
-        rgb = (flat.float() / 127.5 - 1).to(self.decoder[0].weight.dtype).contiguous(memory_format=torch.channels_last)
+        rgb = (flat.float() / 127.5 - 1).to(self.dtype).contiguous(memory_format=torch.channels_last)
         z = (self.encoder(rgb).float() - self.latent_mean.float()[:, None, None]) / self.latent_std.float()[:, None, None]
         return z.reshape(*frames.shape[:-3], *self.config.latent_shape)
 
@@ -105,6 +118,6 @@ class Autoencoder(nn.Module):
         """Decode latents [..., channels, h, w] to uint8 frames [..., height, width, 3]."""
         flat = latents.reshape(-1, *latents.shape[-3:])
         z = flat.float() * self.latent_std.float()[:, None, None] + self.latent_mean.float()[:, None, None]
-        rgb = self.decoder(z.to(self.decoder[0].weight.dtype).contiguous(memory_format=torch.channels_last)).float()
+        rgb = self.decoder(z.to(self.dtype).contiguous(memory_format=torch.channels_last)).float()
         frames = ((rgb + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
         return frames.reshape(*latents.shape[:-3], *frames.shape[-3:])

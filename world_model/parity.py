@@ -73,13 +73,13 @@ def replay(path: Path, *, fused: bool = True) -> tuple[Tensor, Tensor]:
         blocks, theirs = tensors["noise"].shape[1] // block_frames, tensors["latents"].float()
         model = Transformer(config)
         model.load_state_dict({name: t.float() for name, t in weights.items()})
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError, RuntimeError, StopIteration) as error:
-        reason = str(error).splitlines()[0]
+        with torch.no_grad():
+            text = model.embed_text(tensors["prompt_embeds"].float())
+            window = RollingWindow(model, WindowConfig(ladder, block_frames, context), noise, tuple(theirs.shape[2:]), text=text, fused=fused)
+            passes = [window.advance(None, append=w < blocks) for w in range(blocks + len(ladder) - 1)]
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, StopIteration) as error:
+        reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} is not a golden run of the published sampler ({type(error).__name__}: {reason}).") from error
-    with torch.no_grad():
-        text = model.embed_text(tensors["prompt_embeds"].float())
-        window = RollingWindow(model, WindowConfig(ladder, block_frames, context), noise, theirs.shape[2:], text=text, fused=fused)
-        passes = [window.advance(None, append=w < blocks) for w in range(blocks + len(ladder) - 1)]
     return torch.cat([block for block in passes if block is not None], 1), theirs
 
 

@@ -17,23 +17,35 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO, cast
 
 import av
+import msgspec
 import numpy as np
+from msgspec import Meta
 
 FORMAT = 1
 MAX_HEADER_BYTES = 1 << 20
 MAX_TAPE_LINE = 4096
+DIGEST_BYTES = 16
 
 
 class SessionError(ValueError):
     """A session or tape that cannot be written or read; the message is one sentence for the user."""
 
 
+class Facts(msgspec.Struct, frozen=True):
+    """What every session header must say; it may say more."""
+
+    fps: Annotated[float, Meta(gt=0, le=1000)]
+    width: Annotated[int, Meta(ge=1, le=1 << 14)]
+    height: Annotated[int, Meta(ge=1, le=1 << 14)]
+    actions: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=1024)]
+
+
 def frame_digest(frame: np.ndarray) -> str:
     """Return the hex digest of one uint8 frame [height, width, 3]."""
-    return hashlib.blake2b(np.ascontiguousarray(frame).tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(np.ascontiguousarray(frame).tobytes(), digest_size=DIGEST_BYTES).hexdigest()
 
 
 class SessionWriter:
@@ -62,15 +74,15 @@ class SessionWriter:
             self._tape = self._open("tape.jsonl")
             self._digests = self._open("digests.txt")
             self._states: TextIO | None = None
-            self._container = av.open(
-                str(self.directory / "video.mp4"), "w", options={"movflags": "+hybrid_fragmented", "flush_packets": "1"}
-            )
-        except OSError as error:
+            movflags = {"movflags": "+hybrid_fragmented", "flush_packets": "1"}
+            self._container: av.container.OutputContainer | None = av.open(str(self.directory / "video.mp4"), "w", options=movflags)
+        except (OSError, av.FFmpegError) as error:
             raise SessionError(f"Cannot record into {self.directory}: {error.strerror or error}.") from error
         fps = Fraction(header["fps"]).limit_denominator(1000)
-        codec, pixels, crf = ("libx264rgb", "rgb24", "0") if lossless else ("libx264", "yuv420p", "14")
+        halved = "yuv444p" if header["width"] % 2 or header["height"] % 2 else "yuv420p"  # odd sizes cannot be halved
+        codec, pixels, crf = ("libx264rgb", "rgb24", "0") if lossless else ("libx264", halved, "14")
         options = {"crf": crf, "preset": "ultrafast" if lossless else "veryfast", "tune": "zerolatency"}
-        self._video = self._container.add_stream(codec, rate=fps, options=options)
+        self._video = cast(av.VideoStream, self._container.add_stream(codec, rate=fps, options=options))
         self._video.width, self._video.height, self._video.pix_fmt = header["width"], header["height"], pixels
         self._video.codec_context.gop_size = max(1, round(fps))
         self._video.codec_context.thread_count = 1
@@ -80,6 +92,8 @@ class SessionWriter:
 
     def append(self, frame: np.ndarray, actions: Sequence[str], state: Mapping[str, float] | None = None) -> None:
         """Append one uint8 frame [height, width, 3] and the actions that led to it."""
+        if self._container is None:
+            raise SessionError(f"The recording in {self.directory} is finished; nothing can be added to it.")
         try:
             for packet in self._video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")):
                 self._container.mux(packet)
@@ -88,7 +102,7 @@ class SessionWriter:
                 self._states = self._states or self._open("state.jsonl")
                 self._states.write(json.dumps(state) + "\n")
             self._tape.write(json.dumps(list(actions)) + "\n")
-        except OSError as error:
+        except (OSError, av.FFmpegError) as error:
             raise SessionError(f"Recording into {self.directory} stopped: {error.strerror or error}.") from error
         self.num_frames += 1
 
@@ -101,7 +115,7 @@ class SessionWriter:
             for packet in self._video.encode(None):
                 container.mux(packet)
             container.close()
-        except OSError as error:
+        except (OSError, av.FFmpegError) as error:
             raise SessionError(f"Recording into {self.directory} could not be finished: {error.strerror or error}.") from error
         finally:
             for file in (self._tape, self._digests, self._states):
@@ -124,12 +138,13 @@ class Session:
         try:
             if path.stat().st_size > MAX_HEADER_BYTES:
                 raise SessionError(f"{path} is larger than {MAX_HEADER_BYTES} bytes; this is not a session header.")
-            self.header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            self.header: dict[str, Any] = msgspec.json.decode(path.read_bytes())
             if not isinstance(self.header, dict) or self.header.get("format") != FORMAT:
                 raise SessionError(f"{path} is not a session header of format {FORMAT}.")
-            self.vocabulary = tuple(str(name) for name in self.header["actions"])
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
+            self.facts = msgspec.convert(self.header, Facts)
+        except (OSError, UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
             raise SessionError(f"{self.directory} is not a readable session: {error}.") from error
+        self.vocabulary = self.facts.actions
 
     def tape(self) -> list[tuple[str, ...]]:
         """Return the actions of every frame."""
@@ -137,20 +152,40 @@ class Session:
 
     def digests(self) -> list[str]:
         """Return the digest of every frame."""
-        return (self.directory / "digests.txt").read_text().split()
+        digests = list(self._lines("digests.txt"))
+        for number, digest in enumerate(digests, 1):
+            if len(digest) != 2 * DIGEST_BYTES or set(digest) - set("0123456789abcdef"):
+                raise SessionError(f"{self.directory / 'digests.txt'} line {number} is not a digest.")
+        return digests
 
     def states(self) -> list[dict[str, float]]:
         """Return the true state of every frame, or an empty list where none was recorded."""
-        path = self.directory / "state.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        states = []
+        for number, line in enumerate(self._lines("state.jsonl") if (self.directory / "state.jsonl").exists() else (), 1):
+            try:
+                states.append(msgspec.json.decode(line, type=dict[str, float]))
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise SessionError(f"{self.directory / 'state.jsonl'} line {number} is not a state: {error}.") from error
+        return states
+
+    def _lines(self, name: str) -> Iterator[str]:
+        """Yield the whole lines of a file; what a killed process began to write does not count."""
+        try:
+            with open(self.directory / name, encoding="utf-8") as file:
+                while (line := file.readline(MAX_TAPE_LINE)).endswith("\n"):
+                    yield line.rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SessionError(f"Cannot read {self.directory / name}: {getattr(error, 'strerror', None) or error}.") from error
 
     def frames(self) -> Iterator[np.ndarray]:
         """Decode the video, yielding uint8 frames [height, width, 3]."""
         try:
             with av.open(str(self.directory / "video.mp4")) as container:
                 for frame in container.decode(video=0):
+                    if (frame.width, frame.height) != (self.facts.width, self.facts.height):
+                        raise SessionError(f"The video of {self.directory} has frames of {frame.width} x {frame.height}, its header says otherwise.")
                     yield frame.to_ndarray(format="rgb24")
-        except (av.FFmpegError, OSError) as error:
+        except (av.FFmpegError, OSError, IndexError) as error:
             raise SessionError(f"The video of {self.directory} cannot be read: {error}.") from error
 
 

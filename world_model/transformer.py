@@ -153,9 +153,10 @@ class Transformer(nn.Module):
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         if config.num_actions:
-            self.action_embedding = nn.Sequential(nn.Linear(config.num_actions, dim), nn.SiLU(), nn.Linear(dim, dim))
-            nn.init.zeros_(self.action_embedding[2].weight)
-            nn.init.zeros_(self.action_embedding[2].bias)
+            first, last = nn.Linear(config.num_actions, dim), nn.Linear(dim, dim)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.action_embedding = nn.Sequential(first, nn.SiLU(), last)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = Head(config)
         nn.init.zeros_(self.head.head.weight)
@@ -183,7 +184,7 @@ class Transformer(nn.Module):
         Returns:
             The clean frames predicted (x0), [b, f, c, h, w], float32.
         """
-        batch, frames, _, height, width = x.shape
+        _, frames, _, height, width = x.shape
         rows, columns = height // self.config.patch_size[0], width // self.config.patch_size[1]
         weight = self.patch_embedding.weight
         patches = rearrange(x.to(weight.dtype), "b f c (h p) (w q) -> b (f h w) (c p q)", p=self.config.patch_size[0], q=self.config.patch_size[1])

@@ -8,8 +8,9 @@ A world is immutable and can be shared; a stream is everything that changes whil
 """
 
 import hashlib
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +36,9 @@ Config = TypeVar("Config")
 class World:
     """One checkpoint a player can enter: card, autoencoder, transformer and start clips, on one device in one dtype."""
 
-    def __init__(self, card: Card, autoencoder: Autoencoder, transformer: Transformer, window: WindowConfig, starts: dict[str, Tensor], path: Path | None = None) -> None:
+    def __init__(
+        self, card: Card, autoencoder: Autoencoder, transformer: Transformer, window: WindowConfig, starts: dict[str, Tensor], path: Path | None = None
+    ) -> None:
         self.card, self.autoencoder, self.transformer, self.window = card, autoencoder.eval(), transformer.eval(), window
         self.starts, self.path = starts, path
         self.device, self.dtype = transformer.head.head.weight.device, transformer.head.head.weight.dtype
@@ -73,19 +76,21 @@ class World:
             transformer_config = _config(card.transformer, TransformerConfig)
             autoencoder_config = _config(card.autoencoder, AutoencoderConfig)
             window = _config(card.window, WindowConfig)
-            _check_configs(card, transformer_config, autoencoder_config, window)
+            for fault in _faults(card, transformer_config, autoencoder_config, window):
+                raise ValueError(f"{fault}.")
             with torch.device("meta"):
                 modules: dict[str, nn.Module] = {"transformer": Transformer(transformer_config), "autoencoder": Autoencoder(autoencoder_config)}
+            expected = {f"{part}.{name}": tuple(t.shape) for part, module in modules.items() for name, t in module.state_dict().items()}
+            _check_memory(transformer_config, autoencoder_config, window, sum(math.prod(shape) for shape in expected.values()))
         except (ValueError, RuntimeError, OverflowError) as error:
             raise WorldError(f"{path} has a card that does not describe a model: {str(error).splitlines()[0]}") from error
-        expected = {f"{part}.{name}": tuple(t.shape) for part, module in modules.items() for name, t in module.state_dict().items()}
         expected |= _start_shapes(card, transformer_config, autoencoder_config)
         tensors = _read_tensors(path, expected)
         for part, module in modules.items():
             state = {name.removeprefix(part + "."): t.to(target, dtype) for name, t in tensors.items() if name.startswith(part + ".")}
             module.load_state_dict(state, assign=True)
             module.requires_grad_(False)
-        modules["autoencoder"].to(memory_format=torch.channels_last)
+        modules["autoencoder"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         starts = {name.removeprefix("starts."): t for name, t in tensors.items() if name.startswith("starts.")}
         return cls(card, modules["autoencoder"], modules["transformer"], window, starts, path)  # type: ignore[arg-type]
 
@@ -137,6 +142,8 @@ class World:
             if name not in names:
                 raise WorldError(f"This world has no action {name!r}; it has: {', '.join(names)}.")
             vector[names.index(name)] = value
+        if not np.isfinite(vector).all():
+            raise WorldError("The value of an action must be a finite number.")
         return vector
 
 
@@ -169,6 +176,8 @@ class Stream:
         while block is None:
             block = self.window.advance(held)
         frames = self.world.autoencoder.decode(block).cpu().numpy()
+        if not bool(torch.isfinite(block).all()):
+            raise WorldError("This world has come to numbers that are not finite; its weights are damaged.")
         if self.world.window.block_frames == 1:
             frames = frames[:, 0]
         self.screen = frames if self.batched else frames[0]
@@ -188,10 +197,10 @@ class Stream:
     def _past(self, start: Any, actions: np.ndarray | None, batch: int) -> tuple[Tensor, Tensor, np.ndarray]:
         """Return the latents, actions and last screen of where the stream starts."""
         world, card = self.world, self.world.card
-        if isinstance(start, np.ndarray) and start.dtype == np.uint8:
+        if isinstance(start, np.ndarray) and start.ndim > 1:
             clip = start[None] if start.ndim == 3 else start
-            if clip.shape[1:] != (card.height, card.width, 3) or not len(clip) or len(clip) % world.window.block_frames:
-                raise WorldError(f"A start of this world is uint8 [frames, {card.height}, {card.width}, 3], not {start.shape}.")
+            if clip.dtype != np.uint8 or clip.shape[1:] != (card.height, card.width, 3) or not len(clip) or len(clip) % world.window.block_frames:
+                raise WorldError(f"A start of this world is uint8 [frames, {card.height}, {card.width}, 3], not {start.dtype} {list(start.shape)}.")
             given = np.zeros((len(clip), len(card.actions)), np.float32) if actions is None else np.asarray(actions, np.float32)
             if given.shape != (len(clip), len(card.actions)) or not np.isfinite(given).all():
                 raise WorldError(f"The actions of this start are [{len(clip)}, {len(card.actions)}] finite numbers, not {given.shape}.")
@@ -239,33 +248,57 @@ def _config(values: dict[str, Any], kind: type[Config]) -> Config:
     return config
 
 
-def _check_configs(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderConfig, window: WindowConfig) -> None:
-    """Check ranges and that the parts fit together; raise ValueError with one sentence."""
-    sizes = (transformer.dim, transformer.ffn_dim, transformer.num_heads, transformer.num_layers, transformer.in_channels, *transformer.patch_size)
-    sizes += (transformer.freq_dim, *autoencoder.channels, autoencoder.latent_channels, autoencoder.patch, len(autoencoder.channels))
-    context, ladder = window.context, window.ladder
-    tests = {
-        "sizes must lie between 1 and 16384": all(1 <= size <= 16384 for size in sizes),
-        "depths must lie between 0 and 128": all(0 <= n <= 128 for n in (transformer.num_layers, autoencoder.encoder_blocks, autoencoder.decoder_blocks, len(autoencoder.channels))),
-        "dim must be a multiple of 2 * num_heads": transformer.dim % (2 * transformer.num_heads) == 0,
-        "freq_dim must be even": transformer.freq_dim % 2 == 0,
-        "the prediction must be x0 or velocity": transformer.prediction in ("x0", "velocity"),
-        "a world for play has no text": transformer.text_dim == 0,
-        "num_actions must be the number of actions": transformer.num_actions == len(card.actions),
-        "the frame size must be a multiple of the autoencoder's stride": autoencoder.stride <= 4096 and autoencoder.height % autoencoder.stride == 0 == autoencoder.width % autoencoder.stride,
-        "the autoencoder's frames must be the card's": (autoencoder.height, autoencoder.width) == (card.height, card.width),
-        "latent channels must agree": transformer.in_channels == autoencoder.latent_channels,
-        "the ladder must fall from 1 towards 0, with 1 to 32 levels": 1 <= len(ladder) <= 32 and ladder[0] == 1 and all(a > b > 0 for a, b in zip(ladder, (*ladder[1:], 1e-9), strict=True)),
-        "block_frames must lie between 1 and 16": 1 <= window.block_frames <= 16,
-        "the context must hold the sink and more": 1 <= context.sink < context.cache <= 256 and context.sink + len(ladder) <= context.attention <= 512,
-        "start_frames must be a multiple of block_frames": card.start_frames % window.block_frames == 0,
-    }  # fmt: skip
-    for sentence, holds in tests.items():
-        if not holds:
-            raise ValueError(sentence + ".")
+def _faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderConfig, window: WindowConfig) -> Iterator[str]:
+    """Yield what is wrong with a card's ranges and with how its parts fit together; each test relies on those before it."""
+    sizes = (
+        transformer.dim, transformer.ffn_dim, transformer.num_heads, transformer.num_layers, transformer.in_channels, *transformer.patch_size,
+        transformer.freq_dim, *autoencoder.channels, autoencoder.latent_channels, autoencoder.patch, len(autoencoder.channels),
+    )  # fmt: skip
+    if not all(1 <= size <= 16384 for size in sizes):
+        yield "sizes must lie between 1 and 16384"
+    if not all(0 <= n <= 128 for n in (transformer.num_layers, autoencoder.encoder_blocks, autoencoder.decoder_blocks)) or len(autoencoder.channels) > 8:
+        yield "depths must lie between 0 and 128, with at most 8 scales"
+    if transformer.dim % (2 * transformer.num_heads) or transformer.head_width < 6:
+        yield "dim must be a multiple of 2 * num_heads, and a head at least 6 wide"
+    if transformer.freq_dim % 2 or not 0 < transformer.eps <= 1:
+        yield "freq_dim must be even and eps lie between 0 and 1"
+    if transformer.prediction not in ("x0", "velocity"):
+        yield "the prediction must be x0 or velocity"
+    if transformer.text_dim != 0:
+        yield "a world for play has no text"
+    if transformer.num_actions != len(card.actions):
+        yield "num_actions must be the number of actions"
+    if (autoencoder.height, autoencoder.width) != (card.height, card.width):
+        yield "the autoencoder's frames must be the card's"
+    if autoencoder.height % autoencoder.stride or autoencoder.width % autoencoder.stride:
+        yield "the frame size must be a multiple of the autoencoder's stride"
+    if transformer.in_channels != autoencoder.latent_channels:
+        yield "latent channels must agree"
     _, height, width = autoencoder.latent_shape
-    if height % transformer.patch_size[0] or width % transformer.patch_size[1] or transformer.head_width < 6:
-        raise ValueError("the latent size must be a multiple of the patch size.")
+    if height % transformer.patch_size[0] or width % transformer.patch_size[1]:
+        yield "the latent size must be a multiple of the patch size"
+    ladder, context = window.ladder, window.context
+    if not 1 <= len(ladder) <= 32 or ladder[0] != 1 or any(a <= b for a, b in zip(ladder, (*ladder[1:], 0), strict=True)):
+        yield "the ladder must fall from 1 towards 0, with 1 to 32 levels"
+    if not 1 <= window.block_frames <= 16 or card.start_frames % window.block_frames:
+        yield "block_frames must lie between 1 and 16, and start_frames be a multiple of it"
+    if not (1 <= context.sink < context.cache <= 256 and context.sink + len(ladder) <= context.attention <= 512):
+        yield "the context must hold the sink and more"
+
+
+def _check_memory(transformer: TransformerConfig, autoencoder: AutoencoderConfig, window: WindowConfig, weights: int) -> None:
+    """Refuse a world that asks for far more memory than a file with this many weights has reason to; raise ValueError with one sentence."""
+    _, height, width = autoencoder.latent_shape
+    tokens = height * width // (transformer.patch_size[0] * transformer.patch_size[1]) * window.block_frames
+    blocks = min(window.context.attention, window.context.cache + len(window.ladder))
+    allowed = max(1 << 28, 8 * weights)
+    if tokens * blocks > 1 << 15:
+        raise ValueError(f"it attends {tokens * blocks} tokens at once, more than {1 << 15}.")
+    if 2 * transformer.num_layers * window.context.cache * tokens * transformer.dim > allowed:
+        raise ValueError("its context is too large for its size.")
+    pixels = autoencoder.height * autoencoder.width // autoencoder.patch**2
+    if max(tokens * blocks * transformer.ffn_dim, pixels * max(autoencoder.channels)) > allowed:
+        raise ValueError("its layers are too wide for its size.")
 
 
 def _start_shapes(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderConfig) -> dict[str, tuple[int, ...]]:

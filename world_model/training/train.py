@@ -12,6 +12,7 @@ import torch
 
 from world_model.autoencoder import Autoencoder
 from world_model.card import SHIPPED, ActionSpec, Card, WorldError
+from world_model.evaluation import fidelity
 from world_model.training import maze
 from world_model.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from world_model.training.data import Clips
@@ -93,6 +94,10 @@ def run(
     if stage in ("export", "all"):
         path = world_file or Path(out) / f"{world}.safetensors"
         build_world(recipe, autoencoder, student, latents).save(path)
+        figures = fidelity.measure(World.load(path), held_out, sheet=Path(out) / "fidelity.png")
+        print("PSNR in dB against the real environment, by frames ahead:")
+        for kind, by_horizon in figures.items():
+            print(f"  {kind:16}" + "  ".join(f"{h}: {value:.2f}" for h, value in by_horizon.items()))
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB); ship it by copying it to {SHIPPED}")
     return 0
 

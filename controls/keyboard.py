@@ -1,0 +1,89 @@
+"""The player's hands on the keyboard: events go in as they happen, one answer comes out per tick.
+
+An action is on for a tick if one of its keys is down when the tick begins, or went down since the tick before. So a tap of
+a millisecond reaches exactly one tick, a key that is released stops at the very next one, and of two keys on one action
+either keeps it on. Keys are remembered whether or not anything is bound to them: what is pressed or released while a world
+loads counts as soon as it is there. The window presses and releases, the generation thread takes; a lock keeps them apart.
+"""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from controls.keys import ActionSpec, bindings
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is asked of one tick: action names in the card's order, and when the oldest input that it is the first to see happened."""
+
+    actions: tuple[str, ...] = ()
+    input_s: float | None = None
+
+
+class Player(Protocol):
+    """Whoever plays: hands on a keyboard, or a tape."""
+
+    def bind(self, actions: Iterable[ActionSpec]) -> None:
+        """Learn the actions of the world about to be played."""
+
+    def take(self) -> Held | None:
+        """Return what the next tick shall do; None ends the game."""
+
+
+class Keyboard:
+    """Collect key events by scancode; `take` turns them into the actions of one tick."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._order: tuple[str, ...] = ()
+        self._bound: dict[int, str] = {}
+        self._down: set[int] = set()
+        self._tapped: set[int] = set()
+        self._input_s: float | None = None
+
+    def bind(self, actions: Iterable[ActionSpec]) -> None:
+        """Give the keys the meaning that a world's card has for them; what is down stays down."""
+        actions = tuple(actions)
+        bound = bindings(actions)
+        with self._lock:
+            self._order, self._bound = tuple(action.name for action in actions), bound
+            self._input_s = None
+
+    def binds(self, scancode: int) -> bool:
+        """Tell whether the world gives this key a meaning."""
+        return scancode in self._bound
+
+    def press(self, scancode: int, now_s: float) -> None:
+        """Note that a key went down; a key that is down already (auto-repeat) is no new press."""
+        with self._lock:
+            if scancode not in self._down:
+                self._down.add(scancode)
+                self._tapped.add(scancode)
+                self._note(scancode, now_s)
+
+    def release(self, scancode: int, now_s: float) -> None:
+        """Note that a key came up."""
+        with self._lock:
+            if scancode in self._down:
+                self._down.discard(scancode)
+                self._note(scancode, now_s)
+
+    def release_all(self) -> None:
+        """Let go of everything: the window lost the keyboard, and no key-up will be heard from now on."""
+        with self._lock:
+            self._down.clear()
+
+    def take(self) -> Held:
+        """Return the actions of one tick and forget the taps that it has now seen."""
+        with self._lock:
+            asked = {self._bound[code] for code in self._down | self._tapped if code in self._bound}
+            held = Held(tuple(name for name in self._order if name in asked), self._input_s)
+            self._tapped.clear()
+            self._input_s = None
+        return held
+
+    def _note(self, scancode: int, now_s: float) -> None:
+        if scancode in self._bound and self._input_s is None:
+            self._input_s = now_s

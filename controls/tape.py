@@ -1,0 +1,36 @@
+"""A tape plays in place of hands: the actions of each tick, one list of names after the other."""
+
+from collections.abc import Iterable, Sequence
+
+from controls.keyboard import Held, Player
+from controls.keys import ActionSpec
+
+
+class Nobody:
+    """Holds no key, for ever."""
+
+    def bind(self, actions: Iterable[ActionSpec]) -> None:
+        """Nobody needs to know the actions."""
+
+    def take(self) -> Held:
+        """Return a tick without actions."""
+        return Held()
+
+
+class Tape:
+    """Play a tape from its first tick; after its last, `then` plays on, and without `then` the game ends."""
+
+    def __init__(self, ticks: Sequence[tuple[str, ...]], then: Player | None = None) -> None:
+        self._ticks = iter(ticks)
+        self._then = then
+
+    def bind(self, actions: Iterable[ActionSpec]) -> None:
+        """A tape is in the world's own words; only who plays after it has something to learn."""
+        if self._then:
+            self._then.bind(actions)
+
+    def take(self) -> Held | None:
+        """Return the actions of the next tick."""
+        for actions in self._ticks:
+            return Held(actions)
+        return self._then.take() if self._then else None

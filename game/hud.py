@@ -1,0 +1,67 @@
+"""What lies over the picture: the figures, the keys that the model is seeing, the help, and words for the player.
+
+Each is a function of what it shows and of the text height `px`, and returns a picture; the window decides where it goes.
+"""
+
+from collections.abc import Sequence
+
+import pygame
+
+from controls.keys import ActionSpec
+from game import theme
+from game.commands import commands_beside
+from game.meters import Speed
+from game.widgets import column, dot, key_cap, panel, paragraph, row, text, widened
+
+LATE_SHARE_TOLD = 0.01  # a world that misses more of its deadlines than this is called late
+
+
+def figures(speed: Speed, number: int, key_ms: tuple[float, float] | None, recording: bool, px: int) -> pygame.Surface:
+    """Speed, frame count and response, and a warning when the world is slower than it should be."""
+    parts = [
+        _figure(f"{speed.fps:.1f}", "fps", px),
+        _figure(f"{speed.tick_ms:.0f}", "ms per tick", px),
+        _figure(f"{speed.factor:.2f}x", "real time", px),
+        _figure(f"{number}", "frames", px),
+    ]
+    if key_ms:
+        parts.append(_figure(f"{key_ms[0]:.0f} / {key_ms[1]:.0f}", "ms key to screen", px))
+    if speed.late_share > LATE_SHARE_TOLD:
+        parts.append(text(f"late {speed.late_share:.0%}", px, theme.WARNING))
+    if recording:
+        parts.append(row([dot(round(px * 0.6), theme.RECORDING), text("rec", px, theme.RECORDING)], px // 3))
+    return panel(row(parts, round(px * 1.1)), px)
+
+
+def seen_keys(actions: Sequence[ActionSpec], seen: Sequence[str], px: int) -> pygame.Surface:
+    """One key cap per action, lit if the model saw that action in the frame on the screen."""
+    caps = [key_cap(action.keys[0] if action.keys else action.name, action.name in seen, px) for action in actions]
+    return row(caps, px // 4)
+
+
+def help_page(title: str, description: str, actions: Sequence[ActionSpec], px: int) -> pygame.Surface:
+    """All keys: the world's own and the game's."""
+    tables = row([_key_table(actions, px), _key_table(commands_beside(actions), px)], 3 * px, "start")
+    parts = [text(title, round(px * 1.5)), paragraph(description, px, tables.get_width(), theme.QUIET), tables]
+    return panel(column(parts, px, "middle"), 2 * px)
+
+
+def sentence(words: str, width: int, px: int, colour: theme.Colour = theme.INK) -> pygame.Surface:
+    """A few words for the player, in a panel no wider than the window allows."""
+    return panel(paragraph(words, px, width - 6 * px, colour), px)
+
+
+def loading(title: str, turn: int, px: int) -> pygame.Surface:
+    """The world's name and three lights that take turns, so that it can be seen that nothing hangs."""
+    lights = [dot(round(px * 0.55), theme.LIT if turn % 3 == place else theme.UNLIT) for place in range(3)]
+    return column([text(title, round(px * 2.2)), text("loading", px, theme.QUIET), row(lights, px // 2)], px, "middle")
+
+
+def _figure(value: str, meaning: str, px: int) -> pygame.Surface:
+    return row([text(value, px), text(meaning, px, theme.QUIET)], px // 3)
+
+
+def _key_table(entries: Sequence[ActionSpec], px: int) -> pygame.Surface:
+    keys = [row([key_cap(key, False, px) for key in entry.keys], px // 4) for entry in entries]
+    width = max((picture.get_width() for picture in keys), default=0)
+    return column([row([widened(k, width), text(e.label, px)], px) for k, e in zip(keys, entries, strict=True) if e.keys], px // 2)

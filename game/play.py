@@ -1,0 +1,141 @@
+"""Play a world, in a window or without one. Both run the same `Game`; only the screen and the pace differ.
+
+Importing this module is cheap: pygame and the world model come in when play begins, torch not before the window is open.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from controls.keyboard import Keyboard, Player
+    from game.game import GameConfig, World
+    from game.mailbox import Picture
+    from world_model.card import Card
+
+    Load = Callable[[], World]
+
+
+@dataclass(frozen=True)
+class PlayConfig:
+    """What to play and how."""
+
+    world: str = "maze"
+    """Name of a world, or path of a world file."""
+    seed: int = 0
+    """Seed of the noise that the world is made from."""
+    start: int = 0
+    """Which of the world's start pictures to begin with."""
+    headless: bool = False
+    """Play without a window, as fast as the machine can."""
+    frames: int | None = None
+    """End after so many frames."""
+    actions: Path | None = None
+    """Play a tape: JSON lines, one list of action names per frame."""
+    record: Path | None = None
+    """Record a session into this new folder."""
+    scale: Literal["integer", "smooth"] = "integer"
+    """Sharp pixels at a whole multiple of the frame's size, or smooth ones that fill the window."""
+    fullscreen: bool = False
+    """Start in full screen."""
+    hud: bool = True
+    """Show figures and keys over the picture."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda."""
+
+
+def enter(world: str, device: str) -> tuple["Card", "Load"]:
+    """Return the card of a world, read at once, and a function that loads it, slowly: there torch is imported.
+
+    Raises:
+        WorldError: there is no such world, or its file is broken.
+    """
+    from world_model.card import find_world, read_card
+
+    path = find_world(world)
+
+    def load() -> "World":
+        from world_model.world import World
+
+        return World.load(path, device=device)
+
+    return read_card(path), load
+
+
+def play(config: PlayConfig) -> int:
+    """Play until the player leaves, the frames are played or the tape ends; return the exit code.
+
+    Raises:
+        ValueError: something asked for is not there or not right; the message is one sentence for the user.
+    """
+    from controls.keyboard import Keyboard, Player
+    from controls.tape import Nobody, Tape
+    from game.game import GameConfig
+    from world_model.session import read_tape
+
+    if config.frames is not None and config.frames < 0:
+        raise ValueError(f"--frames is {config.frames}, but must not be negative.")
+    if config.headless and config.frames is None and config.actions is None:
+        raise ValueError("Without a window nobody can end the game; give --frames N, or a tape by --actions FILE.")
+    card, load = enter(config.world, config.device)
+    keyboard = Keyboard()
+    hands: Player = Nobody() if config.headless else keyboard
+    player = hands
+    if config.actions:
+        # Past the end of its tape a game without a window goes on only for the frames that were asked for.
+        ends = config.headless and config.frames is None
+        player = Tape(read_tape(config.actions, card.action_names), None if ends else hands)
+    game = GameConfig(config.seed, config.start, config.frames, paced=not config.headless, record=config.record)
+    if config.headless:
+        return _without_window(card, load, player, game)
+    return _in_window(config, card, load, player, keyboard, game)
+
+
+def _in_window(config: PlayConfig, card: "Card", load: "Load", player: "Player", keyboard: "Keyboard", game: "GameConfig") -> int:
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    from game.game import Game
+    from game.window import Window, WindowConfig
+    from world_model.card import user_folder
+
+    window = WindowConfig(card.title, config.scale == "smooth", config.fullscreen, config.hud, user_folder() / "screenshots")
+    Window(lambda mailbox: Game(load, player, mailbox, game), keyboard, window).run()
+    return 0
+
+
+def _without_window(card: "Card", load: "Load", player: "Player", game: "GameConfig") -> int:
+    from game.game import Game
+    from world_model.session import frame_digest
+
+    screen = NullScreen()
+    Game(load, player, screen, game).run()
+    assert screen.last is not None, "a game shows at least the picture it starts from"
+    fps = screen.frames / screen.seconds if screen.frames else 0.0
+    print(f"{card.name}: {screen.frames} frames in {screen.seconds:.2f} s, {fps:.1f} fps, last frame {frame_digest(screen.last.frame)}")
+    return 2 if screen.told else 0
+
+
+class NullScreen:
+    """A screen that nobody looks at. Sentences for the player go to the terminal."""
+
+    def __init__(self) -> None:
+        self.last: Picture | None = None
+        self.told = False
+        self.frames = 0
+        self._began_s = 0.0
+        self.seconds = 0.0
+
+    def show(self, picture: "Picture") -> None:
+        """Keep the last picture and count."""
+        now_s = time.perf_counter()
+        if picture.number == 0:
+            self._began_s = now_s
+        self.last, self.frames, self.seconds = picture, picture.number, now_s - self._began_s
+
+    def tell(self, sentence: str) -> None:
+        """Print a sentence; it is told of things that went wrong only."""
+        self.told = True
+        print(sentence, file=sys.stderr)

@@ -1,0 +1,223 @@
+"""The command line. Without a command it plays the maze.
+
+Every command is a frozen dataclass: its fields are its options, its docstrings are its help, and `run` imports the code
+behind it, so that ``--help`` and mistakes are answered at once. What a user got wrong comes back as one sentence on stderr
+and exit code 2; ``python -X dev main.py`` shows the traceback instead.
+"""
+
+import contextlib
+import difflib
+import io
+import itertools
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from game.play import PlayConfig, play
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Play(PlayConfig):
+    """Enter a world. This is what happens without a command, too."""
+
+    place: Annotated[Positional[str], arg(metavar="WORLD")] = ""
+    """The world to enter, in place of --world."""
+
+    def run(self) -> int:
+        """Play."""
+        if self.place and self.world not in (PlayConfig.world, self.place):
+            raise ValueError(f"Two worlds are asked for, {self.place!r} and {self.world!r}; give one of them.")
+        return play(replace(self, world=self.place or self.world))
+
+
+@dataclass(frozen=True)
+class Worlds:
+    """List the worlds that can be played."""
+
+    def run(self) -> int:
+        """Print one line per world."""
+        from world_model.card import WorldError, list_worlds
+
+        worlds = list_worlds()
+        if not worlds:
+            print("There are no worlds yet.")
+        for path, card in worlds:
+            if isinstance(card, WorldError):
+                print(f"{path.stem:<16}cannot be played: {card}")
+            else:
+                actions = ", ".join(action.name for action in card.actions)
+                print(f"{card.name:<16}{card.title}; {card.width}x{card.height} at {card.fps:g} fps; {actions}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Compare the engine with a recorded run of the published sampler."""
+
+    file: Positional[Path]
+    """Weights, noise and output of the published sampler."""
+
+    def run(self) -> int:
+        """Print the largest difference; fail if there is one."""
+        from world_model.parity import main as parity
+
+        return parity(self.file)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure how fast a world runs on this machine."""
+
+    world: str = "maze"
+    """Name of a world, or path of a world file."""
+    json: bool = False
+    """Print one JSON object."""
+    seconds: float = 60.0
+    """How long to play at the world's own speed."""
+    soak: int = 2000
+    """How many ticks to play as fast as possible, watching the memory."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda."""
+
+    def run(self) -> int:
+        """Measure and print."""
+        from world_model.evaluation.bench import run
+
+        return run(**asdict(self))
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Play the real game with a scripted player and record it as training data."""
+
+    env: Positional[Literal["maze"]]
+    """The game."""
+    out: Path
+    """Folder for the sessions; a run that was cut goes on where it stopped."""
+    frames: int = 200_000
+    """Frames to train on."""
+    held_out_frames: int = 10_000
+    """Frames to measure on, from other seeds."""
+    seed: int = 0
+    """Seed of the first episode."""
+
+    def run(self) -> int:
+        """Collect."""
+        from world_model.training.collect import run
+
+        return run(**asdict(self))
+
+
+@dataclass(frozen=True)
+class Train:
+    """Make a world from collected data; a run that was cut goes on where it stopped."""
+
+    world: Positional[Literal["maze"]]
+    """The world."""
+    stage: Literal["autoencoder", "student", "all"] = "all"
+    """Which part to train."""
+    data: Path = Path("runs/maze/data")
+    """Folder of sessions."""
+    out: Path = Path("runs/maze")
+    """Folder for checkpoints and sample pictures."""
+    world_file: Path | None = None
+    """Where to write the finished world, if not into OUT."""
+    autoencoder_steps: int | None = None
+    """Steps of the first stage, if not as many as the world's recipe says."""
+    student_steps: int | None = None
+    """Steps of the second stage, likewise."""
+
+    def run(self) -> int:
+        """Train."""
+        from world_model.training.train import run
+
+        return run(**asdict(self))
+
+
+Command = Play | Worlds | Parity | Bench | Collect | Train
+COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (Play, Worlds, Parity, Bench, Collect, Train)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 something asked for is not right, 130 interrupted."""
+    try:
+        return parse(sys.argv[1:] if argv is None else argv).run()
+    except SystemExit as leave:  # the help has been printed
+        return int(leave.code or 0)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except ValueError as error:
+        if sys.flags.dev_mode:
+            raise
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Return the command that the arguments ask for; print the help and raise SystemExit if they ask for that.
+
+    Raises:
+        ValueError: they ask for nothing that exists; the message is one sentence.
+    """
+    arguments = list(argv)
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(overview())
+        raise SystemExit
+    if not arguments or arguments[0].startswith("-"):
+        arguments.insert(0, "play")
+    name, *options = arguments
+    if name not in COMMANDS:
+        raise ValueError(f"There is no command {name!r}" + _instead(name, COMMANDS, f"; the commands are {', '.join(COMMANDS)}."))
+    see_help = f"; see main.py {name} --help."
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            command, unknown = tyro.cli(COMMANDS[name], args=options, prog=f"main.py {name}", config=(FlagCreatePairsOff,), return_unknown_args=True)
+    except SystemExit as leave:
+        if not leave.code:
+            raise
+        raise ValueError(_sentence(box.getvalue()) + see_help) from None
+    for word in unknown:
+        option = word.split("=")[0]
+        if not option.startswith("-"):
+            raise ValueError(f"main.py {name} cannot make sense of {option!r}{see_help}")
+        known = [f"--{no}{field.name.replace('_', '-')}" for field in fields(command) for no in ("", "no-")]
+        raise ValueError(f"main.py {name} has no option {option}{_instead(option, known, see_help)}")
+    return command
+
+
+def overview() -> str:
+    """Return what can be asked for."""
+    commands = "\n".join(f"  {name:<10}{(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items())
+    return (
+        "usage: main.py [command] [options]\n\nPlay worlds that a neural network makes up as you go. "
+        f"Without a command: play the maze.\n\n{commands}\n\nmain.py COMMAND --help tells more."
+    )
+
+
+def _instead(word: str, known: Iterable[str], otherwise: str) -> str:
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else otherwise
+
+
+def _sentence(box: str) -> str:
+    """Return what one of tyro's framed and ruled error texts says first, as one sentence without its full stop."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).replace("│", " ") for line in box.splitlines()[1:]]
+    parts = [list(part) for is_rule, part in itertools.groupby(lines, lambda line: not line.strip(" ─-")) if not is_rule]
+    words = " ".join(line.strip() for line in parts[0] if not line.startswith(" " * 9)).rstrip(".")  # so far in stand help texts
+    words = re.sub(r"\. ([A-Z])", lambda match: ", " + match[1].lower(), words)
+    words = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", words)
+    words = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", words)
+    return words[:1].upper() + words[1:]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

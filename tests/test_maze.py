@@ -1,0 +1,57 @@
+"""The shipped maze, played: what is on the screen must look and move like the maze."""
+
+import numpy as np
+import pytest
+
+from world_model.world import World
+
+
+@pytest.fixture(scope="module")
+def maze() -> World:
+    return World.load("maze")
+
+
+def shift(before: np.ndarray, after: np.ndarray, reach: int = 24) -> int:
+    """Return how many pixels the picture moved to the right, by matching the middle rows."""
+    a, b = (frame[24:72].astype(np.float32).mean(2) for frame in (before, after))
+    width = a.shape[1]
+    errors = [np.mean((a[:, max(0, -s) : width - max(0, s)] - b[:, max(0, s) : width - max(0, -s)]) ** 2) for s in range(-reach, reach + 1)]
+    return int(np.argmin(errors)) - reach
+
+
+@pytest.mark.parametrize(("action", "sign"), [("turn_left", 1), ("turn_right", -1)])
+def test_turning_moves_the_scene_the_other_way(maze: World, action: str, sign: int) -> None:
+    shifts = []
+    for start in range(8):
+        stream = maze.stream(seed=1, start=start)
+        frames = [stream.screen] + [stream.tick([action]) for _ in range(5)]
+        shifts += [sign * shift(a, b) for a, b in zip(frames[1:-1], frames[2:], strict=True)]
+    assert np.mean(np.array(shifts) > 0) > 0.7, shifts
+
+
+def test_standing_still_keeps_the_picture(maze: World) -> None:
+    changes = []
+    for start in range(4):
+        stream = maze.stream(seed=2, start=start)
+        frames = [stream.tick([]).astype(np.float32) for _ in range(12)]
+        changes.append(np.abs(frames[-1] - frames[5]).mean())
+    assert np.median(changes) < 12, changes
+
+
+def test_a_walk_stays_a_picture(maze: World) -> None:
+    stream, rng = maze.stream(seed=3, start=0), np.random.default_rng(0)
+    contrasts, held = [], ["forward"]
+    for n in range(240):
+        if n % 12 == 0:
+            held = [["forward"], ["turn_left"], ["forward", "turn_right"], ["turn_right"]][int(rng.integers(4))]
+        contrasts.append(float(stream.tick(held).std()))
+    assert stream.frame == 240
+    assert np.mean(np.array(contrasts) > 12) > 0.6, "the walk faded away"
+
+
+def test_the_same_seed_and_keys_give_the_same_frames(maze: World) -> None:
+    one, two, other = maze.stream(seed=5, start=2), maze.stream(seed=5, start=2), maze.stream(seed=6, start=2)
+    for _ in range(6):
+        a, b, c = one.tick(["forward"]), two.tick(["forward"]), other.tick(["forward"])
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)

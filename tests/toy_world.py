@@ -1,0 +1,68 @@
+"""A world without a network, for tests of the game: its frames say which tick they are and what the tick was asked for."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from controls.keys import SCANCODES
+from game.pacing import Clock
+from world_model.card import ActionSpec, Card
+
+UP, W, LEFT = SCANCODES["up"], SCANCODES["w"], SCANCODES["left"]
+FORWARD, TURN = "forward", "turn_left"
+CARD = Card(
+    format=1, name="toy", title="Toy", description="A world for tests.", data_source="none", licence="CC0", width=32, height=24, fps=20.0,
+    actions=(ActionSpec(FORWARD, ("up", "w"), "Walk"), ActionSpec(TURN, ("left",), "Turn left")),
+    num_starts=3, start_frames=1, transformer={}, autoencoder={}, window={},
+)  # fmt: skip
+
+
+class ToyWorld:
+    """Counts its ticks and remembers what they were asked for; `during_tick` is called in each."""
+
+    sha256 = "0" * 64
+
+    def __init__(self, card: Card = CARD, during_tick: Callable[[int], None] = lambda number: None) -> None:
+        self.card, self.during_tick = card, during_tick
+        self.asked: list[tuple[str, ...]] = []
+        self.streams: list[tuple[int, int]] = []
+
+    def stream(self, seed: int = 0, start: int = 0) -> "ToyStream":
+        self.streams.append((seed, start))
+        return ToyStream(self, seed)
+
+
+class ToyStream:
+    def __init__(self, world: ToyWorld, seed: int) -> None:
+        self.world, self.seed, self.number = world, seed, 0
+        self.screen = self._frame(())
+
+    def tick(self, action: Iterable[str]) -> np.ndarray:
+        self.number += 1
+        asked = tuple(action)
+        self.world.asked.append(asked)
+        self.world.during_tick(self.number)
+        self.screen = self._frame(asked)
+        return self.screen
+
+    def _frame(self, asked: tuple[str, ...]) -> np.ndarray:
+        frame = np.zeros((self.world.card.height, self.world.card.width, 3), np.uint8)
+        frame[...] = (self.number % 256, 255 * (FORWARD in asked), self.seed % 256)
+        return frame
+
+
+class ToyClock(Clock):
+    """Time that passes only by waiting and by `advance`; `during_wait` is called in every wait, with its length."""
+
+    def __init__(self, during_wait: Callable[[float | None], None] = lambda wait_s: None) -> None:
+        self.time_s, self.during_wait = 0.0, during_wait
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def wait(self, condition: object, timeout_s: float | None) -> None:
+        self.during_wait(timeout_s)
+        self.time_s += timeout_s or 0.0
+
+    def advance(self, seconds: float) -> None:
+        self.time_s += seconds
