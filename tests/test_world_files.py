@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny import make_world
 
 from world_model import card as cards
+from world_model.autoencoder import Autoencoder, AutoencoderConfig
 from world_model.card import WorldError, find_world, list_worlds, read_card
+from world_model.transformer import Transformer, TransformerConfig
 from world_model.world import World
 
 
@@ -188,8 +192,8 @@ def test_not_a_file(tmp_path: Path) -> None:
 # Wrong tensors
 
 
-TENSOR_FAULTS: dict[str, Callable[[dict[str, torch.Tensor], str], None]] = {
-    "missing": lambda t, name: t.pop(name) and None,
+TENSOR_FAULTS: dict[str, Callable[[dict[str, torch.Tensor], str], object]] = {
+    "missing": lambda t, name: t.pop(name),
     "renamed": lambda t, name: t.update({name + "x": t.pop(name)}),
     "reshaped": lambda t, name: t.update({name: t[name].flatten()[None]}),
     "longer": lambda t, name: t.update({name: torch.cat([t[name], t[name]])}),
@@ -325,13 +329,6 @@ def test_no_card(tensors: dict[str, torch.Tensor], scratch: Path) -> None:
 
 def test_a_small_file_cannot_ask_for_much_memory(scratch: Path) -> None:
     """All shapes fit the card, the weights are few, and still the context would take gigabytes."""
-    from dataclasses import asdict
-
-    from tiny import make_world
-
-    from world_model.autoencoder import Autoencoder, AutoencoderConfig
-    from world_model.transformer import Transformer, TransformerConfig
-
     base = make_world()
     autoencoder = Autoencoder(AutoencoderConfig(height=512, width=512, channels=(1,), latent_channels=1, patch=1, encoder_blocks=0, decoder_blocks=0))
     transformer = Transformer(TransformerConfig(dim=12, ffn_dim=1, num_heads=1, num_layers=1, in_channels=1, patch_size=(1, 1), freq_dim=2, num_actions=3))

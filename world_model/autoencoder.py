@@ -1,6 +1,6 @@
 """The per-frame autoencoder of a world: RGB frames to a small grid of latent tokens and back.
 
-Pixel-unshuffle, then residual pairs of 3 x 3 convolutions at three scales; the decoder mirrors it with pixel-shuffle. ReLU,
+Pixel-unshuffle, then residual pairs of 3 x 3 convolutions at two scales; the decoder mirrors it with pixel-shuffle. ReLU,
 no normalisation inside, channels in multiples of 64: element-wise work is dear on a CPU and matrix products are not.
 """
 
@@ -17,8 +17,8 @@ class AutoencoderConfig:
 
     height: int = 96
     width: int = 128
-    channels: tuple[int, ...] = (64, 128, 256)
-    latent_channels: int = 32
+    channels: tuple[int, ...] = (64, 128)
+    latent_channels: int = 8
     patch: int = 4
     encoder_blocks: int = 1
     decoder_blocks: int = 2

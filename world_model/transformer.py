@@ -35,8 +35,8 @@ class TransformerConfig:
     ffn_dim: int = 1536
     num_heads: int = 4
     num_layers: int = 6
-    in_channels: int = 32
-    patch_size: tuple[int, int] = (1, 2)
+    in_channels: int = 8
+    patch_size: tuple[int, int] = (2, 4)
     freq_dim: int = 256
     num_actions: int = 0
     text_dim: int = 0

@@ -242,10 +242,18 @@ def choose_dtype(device: torch.device) -> torch.dtype:
 def _config(values: dict[str, Any], kind: type[Config]) -> Config:
     """Convert a card's section to its dataclass; every key must be known."""
     config = msgspec.convert(values, kind)
-    unknown = set(values) - set(asdict(config))  # type: ignore[call-overload]
-    if unknown:
-        raise ValueError(f"{kind.__name__} has no {sorted(unknown)[0]!r}.")
+    for name in _unknown(values, asdict(config)):  # type: ignore[call-overload]
+        raise ValueError(f"{kind.__name__} has no {name!r}.")
     return config
+
+
+def _unknown(values: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the keys of nested sections that mean nothing."""
+    for name, value in values.items():
+        if name not in known:
+            yield name
+        elif isinstance(known[name], dict):
+            yield from _unknown(value, known[name])
 
 
 def _faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderConfig, window: WindowConfig) -> Iterator[str]:

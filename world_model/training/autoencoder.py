@@ -24,7 +24,7 @@ class AutoencoderRecipe:
     """How to train an autoencoder."""
 
     model: AutoencoderConfig = AutoencoderConfig()
-    steps: int = 4500
+    steps: int = 4000
     batch: int = 32
     muon_rate: float = 0.01
     adam_rate: float = 1e-3
@@ -121,7 +121,7 @@ def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, 
 def reconstruct(model: Autoencoder, frames: np.ndarray) -> np.ndarray:
     """Encode and decode uint8 frames [n, height, width, 3]."""
     with torch.autocast("cpu", torch.bfloat16):
-        return np.concatenate([model.decode(model.encode(torch.from_numpy(part))).numpy() for part in np.array_split(frames, max(1, len(frames) // 32))])
+        return np.concatenate([model.decode(model.encode(torch.from_numpy(part.copy()))).numpy() for part in np.array_split(frames, max(1, len(frames) // 32))])
 
 
 @torch.no_grad()
@@ -138,7 +138,7 @@ def set_latent_statistics(model: Autoencoder, clips: Clips, count: int = 2048) -
 def encode_all(model: Autoencoder, frames: np.ndarray, batch: int = 64) -> Tensor:
     """Encode uint8 frames [n, height, width, 3] to float32 latents [n, channels, h, w]."""
     with torch.autocast("cpu", torch.bfloat16):
-        return torch.cat([model.encode(torch.from_numpy(frames[i : i + batch])) for i in range(0, len(frames), batch)])
+        return torch.cat([model.encode(torch.from_numpy(frames[i : i + batch].copy())) for i in range(0, len(frames), batch)])
 
 
 def save_pairs(path: Path, above: np.ndarray, below: np.ndarray) -> None:
