@@ -26,7 +26,7 @@ def test_turning_moves_the_scene_the_other_way(maze: World, action: str, sign: i
         stream = maze.stream(seed=1, start=start)
         frames = [stream.screen] + [stream.tick([action]) for _ in range(5)]
         shifts += [sign * shift(a, b) for a, b in zip(frames[1:-1], frames[2:], strict=True)]
-    assert np.mean(np.array(shifts) > 0) > 0.7, shifts
+    assert np.median(shifts) >= 2, shifts  # the median: flat walls show no shift, and repeating bricks a wrong one
 
 
 def test_standing_still_keeps_the_picture(maze: World) -> None:
