@@ -130,6 +130,8 @@ class Train:
     """Folder for checkpoints and sample pictures."""
     world_file: Path | None = None
     """Where to write the finished world, if not into OUT."""
+    begin: str | None = None
+    """A world whose weights a new run begins from, if not from random ones."""
     autoencoder_steps: int | None = None
     """Steps of the first stage, if not as many as the world's recipe says."""
     student_steps: int | None = None

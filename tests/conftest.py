@@ -13,7 +13,6 @@ from tiny import make_world
 
 from world_model.world import World
 
-
 # A busy machine is no failure.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 settings.load_profile("patient")

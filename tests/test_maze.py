@@ -1,5 +1,7 @@
 """The shipped maze, played: what is on the screen must look and move like the maze."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def test_turning_moves_the_scene_the_other_way(maze: World, action: str, sign: i
     for start in range(8):
         stream = maze.stream(seed=1, start=start)
         frames = [stream.screen] + [stream.tick([action]) for _ in range(5)]
-        shifts += [sign * shift(a, b) for a, b in zip(frames[1:-1], frames[2:], strict=True)]
+        shifts += [sign * shift(a, b) for a, b in itertools.pairwise(frames[1:])]
     assert np.median(shifts) >= 2, shifts  # the median: flat walls show no shift, and repeating bricks a wrong one
 
 

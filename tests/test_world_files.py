@@ -177,7 +177,10 @@ def test_garbage(scratch: Path, garbage: bytes) -> None:
     assert play(scratch) is None
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, '{"__metadata__":' + "[" * 5000 + "]" * 5000 + "}", '{"__metadata__": 3}', "[]", "1e999", "NaN", '"\\ud800"'])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"a":' * 100_000, '{"__metadata__":' + "[" * 5000 + "]" * 5000 + "}", '{"__metadata__": 3}', "[]", "1e999", "NaN", '"\\ud800"'],
+)
 def test_odd_headers(scratch: Path, text: str) -> None:
     scratch.write_bytes(struct.pack("<Q", len(text)) + text.encode() + bytes(100))
     assert play(scratch) is None
@@ -209,7 +212,7 @@ TENSOR_FAULTS: dict[str, Callable[[dict[str, torch.Tensor], str], object]] = {
 def test_wrong_tensors(tensors: dict[str, torch.Tensor], card: dict[str, Any], scratch: Path, fault: str) -> None:
     names = [
         "starts.latents", "starts.actions", "starts.screens", "transformer.patch_embedding.weight", "transformer.blocks.1.modulation",
-        "transformer.action_embedding.2.weight", "autoencoder.latent_std", "autoencoder.decoder.0.weight",
+        "transformer.action_embedding.2.weight", "autoencoder.latent_mean", "autoencoder.decoder.0.weight",
     ]  # fmt: skip
     for name in names:
         changed = dict(tensors)
@@ -226,7 +229,8 @@ def test_extra_tensors(tensors: dict[str, torch.Tensor], card: dict[str, Any], s
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, 1e-30, 1e10, 1e30, 3e38])
 def test_extreme_weights(tensors: dict[str, torch.Tensor], card: dict[str, Any], scratch: Path, scale: float) -> None:
-    for part in ("transformer.blocks.0.ffn.0.weight", "transformer.head.head.weight", "transformer.time_projection.1.bias", "autoencoder.latent_std", "starts.latents"):
+    parts = ("transformer.blocks.0.ffn.0.weight", "transformer.head.head.weight", "transformer.time_projection.1.bias", "autoencoder.latent_matrix")
+    for part in (*parts, "starts.latents"):
         save_file(tensors | {part: torch.full_like(tensors[part], scale)}, scratch, {"card": json.dumps(card)})
         play(scratch)
 

@@ -89,25 +89,27 @@ class ContextAttention:
     def __init__(self, cache: KeyValueCache, clean: int | None, start: int, size: int, grid: tuple[int, int], block_frames: int) -> None:
         self.cache, self.clean = cache, clean
         self.tokens = grid[0] * grid[1] * block_frames
-        self.groups: list[tuple[slice, list[int], Tensor]] = []  # queries, cached blocks they see, rotary factors of all keys
+        self.groups: list[tuple[slice, int, list[int], Tensor]] = []  # queries, first key of this pass and cached blocks they see, rotary factors
         head_width, device = cache.k.shape[-1], cache.k.device
         queries = 0
         if clean is not None:
             before = cache.config.before_clean(clean)
             table = block_table((*before, clean) if not cache.config.clean_sees_sink else tuple(range(len(before) + 1)), block_frames, grid, head_width, device)
             queries = self.tokens
-            self.groups.append((slice(0, queries), before, table))
+            self.groups.append((slice(0, queries), 0, before, table))
         if size:
             before = cache.config.before_window(start, size)
             table = block_table(tuple(range(len(before) + size)), block_frames, grid, head_width, device)
-            self.groups.append((slice(queries, queries + size * self.tokens), before, table))
+            fresh = clean is not None and before[-1:] == [clean]  # its keys are at hand, and in training carry a gradient
+            window = slice(queries, queries + size * self.tokens)
+            self.groups.append((window, 0, before[:-1], table) if fresh else (window, queries, before, table))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.clean is not None:
             self.cache.write(layer, self.clean, k[:, : self.tokens], v[:, : self.tokens])
         outputs = []
-        for queries, blocks, table in self.groups:
-            group_q, group_k, group_v = q[:, queries], k[:, queries], v[:, queries]
+        for queries, first, blocks, table in self.groups:
+            group_q, group_k, group_v = q[:, queries], k[:, first : queries.stop], v[:, first : queries.stop]
             if blocks:
                 cached_k, cached_v = self.cache.read(layer, blocks)
                 group_k, group_v = torch.cat([cached_k, group_k], 1), torch.cat([cached_v, group_v], 1)

@@ -63,7 +63,9 @@ class RollingWindow:
         self.grid = (shape[1] // model.config.patch_size[0], shape[2] // model.config.patch_size[1])
         tokens = self.grid[0] * self.grid[1] * config.block_frames
         sizes = (model.config.num_layers, batch, tokens, model.config.num_heads, model.config.head_width)
-        self.cache = KeyValueCache(config.context, *sizes, dtype=weight.dtype, device=self.device)
+        kind = self.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        self.cache = KeyValueCache(config.context, *sizes, dtype=dtype, device=self.device)
         self.start = 0  # index of the window's first block
         self.levels: list[int] = []  # of each block in the window: its place on the ladder
         self.x = torch.zeros(batch, 0, *shape, device=self.device)  # [b, blocks * block frames, c, h, w]
@@ -88,6 +90,11 @@ class RollingWindow:
             action: [b, num_actions], held for all frames in the window (with ``late=False`` only for the block that enters now).
             append: False lets the window run empty at the end of a clip.
         """
+        self.enter(action, append=append, late=late)
+        return self.step_down(self.denoise())
+
+    def enter(self, action: Tensor | None, *, append: bool = True, late: bool = True) -> None:
+        """Append a block of pure noise and bind the action; arguments as in `advance`."""
         ladder, size = self.config.ladder, self.config.block_frames
         if append:
             self.x = torch.cat([self.x, ladder[0] * self.noise(self.start + len(self.levels), 0)], 1)
@@ -97,9 +104,10 @@ class RollingWindow:
             self.actions[:, 0 if late else -size :] = action[:, None]
         if not self.fused:
             self._flush()
-        x0 = self._denoise()
 
-        finished = None
+    def step_down(self, x0: Tensor) -> Tensor | None:
+        """Given x0 of the window, take out the oldest block if it is finished and move every other block one level down."""
+        ladder, size, finished = self.config.ladder, self.config.block_frames, None
         if self.levels[0] == len(ladder) - 1:
             finished, x0 = x0[:, :size], x0[:, size:]
             self.clean = finished, self.actions[:, :size]
@@ -112,8 +120,8 @@ class RollingWindow:
         self.x = torch.cat(noised, 1) if noised else x0
         return finished
 
-    def _denoise(self) -> Tensor:
-        """Return x0 of the window's blocks; the clean block, if one waits, enters the cache on the way."""
+    def denoise(self) -> Tensor:
+        """Return x0 of the window [b, blocks * block frames, c, h, w]; the clean block, if one waits, enters the cache on the way."""
         size, blocks = self.config.block_frames, len(self.levels)
         x, actions, clean = self.x, self.actions, None
         sigma = [self.config.ladder[level] for level in self.levels for _ in range(size)]
@@ -132,7 +140,7 @@ class RollingWindow:
         if self.clean is not None:
             window = self.x, self.actions, self.levels
             self.x, self.actions, self.levels = self.x[:, :0], self.actions[:, :0], []
-            self._denoise()
+            self.denoise()
             self.x, self.actions, self.levels = window
 
     def snapshot(self) -> dict[str, Any]:

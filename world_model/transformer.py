@@ -29,6 +29,8 @@ class TransformerConfig:
     """Sizes of a transformer; names follow Wan 2.1.
 
     ``prediction`` says what the head's output means: "velocity" (noise minus clean, as published) or "x0" (the clean frame).
+    ``places``, if not None, is the (rows, columns) of tokens in a frame and gives each place a learned embedding: floors are below and walking zooms
+    about the middle, which relative positions alone do not tell. The published checkpoints have none.
     """
 
     dim: int = 384
@@ -38,6 +40,7 @@ class TransformerConfig:
     in_channels: int = 8
     patch_size: tuple[int, int] = (2, 4)
     freq_dim: int = 256
+    places: tuple[int, int] | None = None
     num_actions: int = 0
     text_dim: int = 0
     text_len: int = 0
@@ -148,6 +151,8 @@ class Transformer(nn.Module):
         self.config = config
         dim, patch = config.dim, (1, *config.patch_size)
         self.patch_embedding = nn.Conv3d(config.in_channels, dim, kernel_size=patch, stride=patch)
+        if config.places:
+            self.place_embedding = nn.Parameter(torch.zeros(math.prod(config.places), dim))
         if config.text_dim:
             self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
@@ -189,6 +194,8 @@ class Transformer(nn.Module):
         weight = self.patch_embedding.weight
         patches = rearrange(x.to(weight.dtype), "b f c (h p) (w q) -> b (f h w) (c p q)", p=self.config.patch_size[0], q=self.config.patch_size[1])
         tokens = F.linear(patches, weight.flatten(1), self.patch_embedding.bias)  # [b, n, d]; equals the strided convolution
+        if self.config.places:
+            tokens = tokens + self.place_embedding.to(tokens.dtype).repeat(frames, 1)
 
         e = self.time_embedding(sinusoid(1000 * sigma, self.config.freq_dim).to(weight.dtype))  # [b, f, d]
         if actions is not None:

@@ -90,6 +90,8 @@ class World:
             state = {name.removeprefix(part + "."): t.to(target, dtype) for name, t in tensors.items() if name.startswith(part + ".")}
             module.load_state_dict(state, assign=True)
             module.requires_grad_(False)
+        if not bool(torch.isfinite(torch.linalg.inv_ex(modules["autoencoder"].latent_matrix.float()).inverse).all()):  # type: ignore[operator]
+            raise WorldError(f"{path} holds a matrix of latents that cannot be inverted.")
         modules["autoencoder"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         starts = {name.removeprefix("starts."): t for name, t in tensors.items() if name.startswith("starts.")}
         return cls(card, modules["autoencoder"], modules["transformer"], window, starts, path)  # type: ignore[arg-type]
@@ -285,6 +287,8 @@ def _faults(card: Card, transformer: TransformerConfig, autoencoder: Autoencoder
     _, height, width = autoencoder.latent_shape
     if height % transformer.patch_size[0] or width % transformer.patch_size[1]:
         yield "the latent size must be a multiple of the patch size"
+    if transformer.places not in (None, (height // transformer.patch_size[0], width // transformer.patch_size[1])):
+        yield "places must be the tokens of a frame"
     ladder, context = window.ladder, window.context
     if not 1 <= len(ladder) <= 32 or ladder[0] != 1 or any(a <= b for a, b in zip(ladder, (*ladder[1:], 0), strict=True)):
         yield "the ladder must fall from 1 towards 0, with 1 to 32 levels"

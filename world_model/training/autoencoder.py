@@ -4,6 +4,7 @@ L1 + squared error + L1 of image gradients (keeps edges straight and textures vi
 small errors of a generated latent, and a small price on large latents so that they cannot outgrow that noise.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class ConvMuon:
     def step(self, factor: float) -> None:
         """Update all parameters with both rates scaled by `factor`."""
         for conv, matrix in zip(self.convs, self.matrices, strict=True):
-            matrix.grad = self._matrix(conv.grad)
+            matrix.grad = self._matrix(conv.grad)  # type: ignore[arg-type]
         for optimizer, rate in zip((self.muon, self.adamw), self.rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
@@ -72,9 +73,9 @@ def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     return images[..., :, 1:] - images[..., :, :-1], images[..., 1:, :] - images[..., :-1, :]
 
 
-def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
-    """L1 + MSE + L1 of image gradients, images in [-1, 1]."""
-    loss = F.l1_loss(output, target) + F.mse_loss(output, target)
+def detail_loss(output: Tensor, target: Tensor) -> Tensor:
+    """L1 + L1 of image gradients, images in [-1, 1]."""
+    loss = F.l1_loss(output, target)
     for a, b in zip(gradients(output), gradients(target), strict=True):
         loss = loss + F.l1_loss(a, b)
     return loss
@@ -82,13 +83,19 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of two uint8 arrays of the same shape, error averaged over all."""
-    return float(10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2))))
+    return float(10 * np.log10(255**2 / max(1e-9, float(np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2)))))
 
 
-def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, out: Path) -> Autoencoder:
-    """Train, resume or just load the autoencoder in `out`; return it in evaluation mode with its latent statistics set."""
+def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, out: Path, begin: Mapping[str, Tensor] | None = None) -> Autoencoder:
+    """Train, resume or just load the autoencoder in `out`; return it in evaluation mode with its latent statistics set.
+
+    `begin` holds the weights that a new run begins from, if not from random ones.
+    """
     torch.manual_seed(0)
-    model = Autoencoder(recipe.model).to(memory_format=torch.channels_last)
+    model = Autoencoder(recipe.model)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if begin is not None:
+        model.load_state_dict(begin)
     optimizer = ConvMuon(model, recipe.muon_rate, recipe.adam_rate)
     run = Run(out, "autoencoder", recipe.steps, {"model": model, "optimizer": optimizer})
     probe = np.random.default_rng(0).choice(len(held_out.frames), min(256, len(held_out.frames)), replace=False)
@@ -102,7 +109,7 @@ def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, 
             z = model.encoder(target).float()
             noise = recipe.latent_noise * torch.rand(len(z), 1, 1, 1)
             output = model.decoder(z + noise * torch.randn_like(z))
-        loss = reconstruction_loss(output.float(), target) + recipe.size_price * z.square().mean()
+        loss = detail_loss(output.float(), target) + F.mse_loss(output.float(), target) + recipe.size_price * z.square().mean()
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -124,14 +131,28 @@ def reconstruct(model: Autoencoder, frames: np.ndarray) -> np.ndarray:
         return np.concatenate([model.decode(model.encode(torch.from_numpy(part.copy()))).numpy() for part in np.array_split(frames, max(1, len(frames) // 32))])
 
 
-@torch.no_grad()
-def set_latent_statistics(model: Autoencoder, clips: Clips, count: int = 2048) -> None:
-    """Set the per-channel mean and standard deviation that whiten the latents, from evenly spaced frames."""
+def set_latent_statistics(model: Autoencoder, clips: Clips, count: int = 2048, probes: int = 8) -> None:
+    """Set the mean and the matrix that give latents their scale, from evenly spaced frames.
+
+    The matrix is the square root of E[J'J], J being the decoder's Jacobian (estimated with random probes), times the number that makes the mean
+    variance of a channel one.
+    """
     model.latent_mean.zero_()
-    model.latent_std.fill_(1)
+    model.latent_matrix.copy_(torch.eye(len(model.latent_mean)))
     z = encode_all(model, clips.frames[:: max(1, len(clips.frames) // count)])
-    model.latent_mean.copy_(z.mean((0, 2, 3)))
-    model.latent_std.copy_(z.std((0, 2, 3)))
+    mean = z.mean((0, 2, 3))
+    some = z[:: max(1, len(z) // 64)].requires_grad_()
+    generator = torch.Generator().manual_seed(0)
+    metric = torch.zeros(len(mean), len(mean))
+    for _ in range(probes):
+        rgb = model.to_rgb(some)
+        (gradient,) = torch.autograd.grad(rgb, some, torch.randn(rgb.shape, generator=generator))
+        metric += torch.einsum("bchw,bdhw->cd", gradient, gradient)
+    values, vectors = torch.linalg.eigh(metric)
+    matrix = vectors @ values.clamp(min=1e-6 * float(values.max())).sqrt().diag() @ vectors.T
+    centred = torch.einsum("cd,bdhw->bchw", matrix, z - mean[:, None, None])
+    model.latent_mean.copy_(mean)
+    model.latent_matrix.copy_(matrix / centred.square().mean().sqrt())
 
 
 @torch.no_grad()

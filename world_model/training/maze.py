@@ -55,7 +55,8 @@ class Maze:
 
     def _observe(self) -> np.ndarray:
         state = self.game.get_state()
-        self.depth: np.ndarray = state.depth_buffer
+        assert state is not None and state.depth_buffer is not None and state.game_variables is not None, "the episode goes on"
+        self.depth = state.depth_buffer
         x, y, angle = state.game_variables
         self.state = {"x": float(x), "y": float(y), "angle": float(angle)}
         pixels = state.screen_buffer.reshape(HEIGHT, 2, WIDTH, 2, 3).astype(np.uint16).sum((1, 3))

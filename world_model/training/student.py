@@ -7,6 +7,7 @@ shapes too.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from world_model.schedule import add_noise
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.training.autoencoder import encode_all
 from world_model.training.data import Clips
-from world_model.training.run import Average, Run, learning_rate
+from world_model.training.rollout import Rollout, RolloutRecipe
+from world_model.training.run import Average, Run, Stateful, learning_rate
 from world_model.transformer import Transformer, TransformerConfig
 
 
@@ -32,13 +34,14 @@ class StudentRecipe:
     """How to train a student.
 
     ``clip_windows`` full windows per clip carry loss; ``past_noise`` is the largest standard deviation of the noise put on the past of
-    ``past_noise_share`` of the clips; ``held_share`` of the windows have their front action held for all frames.
+    ``past_noise_share`` of the clips; ``held_share`` of the windows have their front action held for all frames. After the share
+    ``rollout_from`` of the steps, every step also corrects one tick of rollouts on the student's own history.
     """
 
-    model: TransformerConfig = TransformerConfig(num_actions=5)
-    window: WindowConfig = WindowConfig(context=ContextConfig(sink=2, cache=17, attention=21))
-    steps: int = 4000
-    batch: int = 8
+    model: TransformerConfig = TransformerConfig(dim=256, ffn_dim=1024, places=(6, 4), num_actions=5)
+    window: WindowConfig = WindowConfig((1.0, 0.88, 0.7, 0.45, 0.2), context=ContextConfig(sink=2, cache=17, attention=21))
+    steps: int = 5000
+    batch: int = 4
     clip_windows: int = 3
     muon_rate: float = 0.01
     adam_rate: float = 1e-3
@@ -47,6 +50,8 @@ class StudentRecipe:
     held_share: float = 0.6
     level_jitter: float = 0.3
     short_share: float = 0.25
+    rollout: RolloutRecipe = RolloutRecipe()
+    rollout_from: float = 0.6
 
 
 class ClipAttention:
@@ -147,13 +152,19 @@ class LatentClips:
         """Draw clips with their sinks: latents [batch, sink + frames, c, h, w] and actions [batch, sink + frames, num_actions]."""
         starts = self.clips.starts(layout.sink + layout.frames)
         first = starts[rng.integers(len(starts), size=batch)]
-        begin = self.clips.bounds[self.clips.session_of(first)]
-        sink = np.where(rng.random(batch) < 0.4, first, rng.integers(begin, first + 1))  # adjacent to the clip, or from any time before
+        sink = self.draw_sinks(first, rng)
         rows = np.concatenate([sink[:, None] + np.arange(layout.sink), first[:, None] + layout.sink + np.arange(layout.frames)], 1)
         return self.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.actions[rows])
 
+    def draw_sinks(self, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draw for clips that begin at the rows `first` where their sinks begin: with the clip itself, or any time before in its session."""
+        begin = self.clips.bounds[self.clips.session_of(first)]
+        return np.where(rng.random(len(first)) < 0.4, first, rng.integers(begin, first + 1))
 
-def clip_loss(model: nn.Module, recipe: StudentRecipe, latents: Tensor, actions: Tensor, layout: Layout, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+
+def clip_loss(
+    model: nn.Module, recipe: StudentRecipe, latents: Tensor, actions: Tensor, layout: Layout, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, squared error of x0 per noisy frame [batch, frames], noise levels [batch, frames]) of one batch of clips."""
     config: TransformerConfig = recipe.model
     batch, sink = len(latents), layout.sink
@@ -187,14 +198,24 @@ def make_optimizers(model: nn.Module, recipe: StudentRecipe) -> list[torch.optim
     ]
 
 
-def train_student(recipe: StudentRecipe, train: LatentClips, held_out: LatentClips, autoencoder: Autoencoder, out: Path) -> Transformer:
-    """Train, resume or just load the student in `out`; return it with its averaged weights."""
+def train_student(
+    recipe: StudentRecipe, train: LatentClips, held_out: LatentClips, autoencoder: Autoencoder, out: Path, begin: Mapping[str, Tensor] | None = None
+) -> Transformer:
+    """Train, resume or just load the student in `out`; return it with its averaged weights.
+
+    `begin` holds the weights that a new run begins from, if not from random ones.
+    """
     torch.manual_seed(0)
     model = Transformer(recipe.model)
+    if begin is not None:
+        model.load_state_dict(begin)
     optimizers = make_optimizers(model, recipe)
     rates = [recipe.muon_rate, recipe.adam_rate]
     average = Average(model)
-    run = Run(out, "student", recipe.steps, {"model": model, "muon": optimizers[0], "adamw": optimizers[1], "average": average})
+    rollout = Rollout(recipe.rollout, recipe.window, model, autoencoder.requires_grad_(False), train)
+    parts: dict[str, Stateful] = {"model": model, "muon": optimizers[0], "adamw": optimizers[1], "average": average, "rollout": rollout}
+    run = Run(out, "student", recipe.steps, parts)
+    rollout_losses: list[float] = []
     seen: list[tuple[float, np.ndarray, np.ndarray]] = []
     for step in run:
         rng = run.rng(step)
@@ -209,14 +230,21 @@ def train_student(recipe: StudentRecipe, train: LatentClips, held_out: LatentCli
         for optimizer in optimizers:
             optimizer.zero_grad()
         loss.backward()
+        if step >= recipe.rollout_from * recipe.steps:
+            with torch.autocast("cpu", torch.bfloat16):
+                rollout_loss = rollout.loss(rng)
+            rollout_loss.backward()
+            rollout_losses.append(rollout_loss.item())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
         average.update(model)
         seen.append((loss.item(), errors.numpy().ravel(), sigma.numpy().ravel()))
         if (step + 1) % 50 == 0:
-            run.log(step + 1, loss=float(np.mean([s[0] for s in seen])), **by_level(seen, recipe.window.ladder))
+            rolled = {"rollout": float(np.mean(rollout_losses))} if rollout_losses else {}
+            run.log(step + 1, loss=float(np.mean([s[0] for s in seen])), **by_level(seen, recipe.window.ladder), **rolled)
             seen.clear()
+            rollout_losses.clear()
         if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
             sample_strip(averaged(model, average), recipe, held_out, autoencoder, out / "student.png")
     return averaged(model, average)
@@ -237,15 +265,17 @@ def by_level(seen: list[tuple[float, np.ndarray, np.ndarray]], ladder: tuple[flo
 
 
 @torch.no_grad()
-def sample_strip(model: Transformer, recipe: StudentRecipe, held_out: LatentClips, autoencoder: Autoencoder, path: Path, rows: int = 6, frames: int = 48) -> None:
+def sample_strip(
+    model: Transformer, recipe: StudentRecipe, held_out: LatentClips, autoencoder: Autoencoder, path: Path, rows: int = 6, frames: int = 48
+) -> None:
     """Save rollouts beside the truth: for each held-out clip a row of real frames and below it the model's, every fourth frame."""
-    context = recipe.window.context
-    past = context.sink + context.cache - context.sink
+    past = recipe.window.context.cache
     starts = held_out.clips.starts(past + frames)
     first = starts[np.linspace(0, len(starts) - 1, rows).astype(int)]
     index = first[:, None] + np.arange(past + frames)
     latents, actions = held_out.latents[torch.from_numpy(index)].float(), torch.from_numpy(held_out.clips.actions[index])
-    window = RollingWindow(model, recipe.window, AddressedNoise(range(rows), 1, tuple(latents.shape[2:])), tuple(latents.shape[2:]), batch=rows)
+    shape = autoencoder.config.latent_shape
+    window = RollingWindow(model, recipe.window, AddressedNoise(range(rows), 1, shape), shape, batch=rows)
     window.remember(latents[:, :past], actions[:, :past])
     made = []
     with torch.autocast("cpu", torch.bfloat16):

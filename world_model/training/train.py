@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import torch
 
@@ -68,10 +69,13 @@ def run(
     data: Path = Path("runs/maze/data"),
     out: Path = Path("runs/maze"),
     world_file: Path | None = None,
+    begin: str | None = None,
     autoencoder_steps: int | None = None,
     student_steps: int | None = None,
 ) -> int:
     """Train the stages of `world` from the sessions in `data` into `out`; write the world file at the end.
+
+    `begin` names a world, or a world file, whose weights new runs begin from.
 
     Raises:
         WorldError: there is no recipe of that name.
@@ -85,16 +89,21 @@ def run(
         student=replace(recipe.student, steps=student_steps or recipe.student.steps),
     )
     train, held_out = Clips.load(Path(data) / "train"), Clips.load(Path(data) / "held_out")
-    autoencoder = train_autoencoder(recipe.autoencoder, train, held_out, out)
+    given = World.load(begin, "cpu", torch.float32) if begin else None
+    autoencoder = train_autoencoder(recipe.autoencoder, train, held_out, out, given.autoencoder.state_dict() if given else None)
     if stage == "autoencoder":
         return 0
     latents = LatentClips.encode(train, autoencoder, out / "latents_train.pt")
     held_out_latents = LatentClips.encode(held_out, autoencoder, out / "latents_held_out.pt")
-    student = train_student(recipe.student, latents, held_out_latents, autoencoder, out)
+    student = train_student(recipe.student, latents, held_out_latents, autoencoder, out, given.transformer.state_dict() if given else None)
     if stage in ("export", "all"):
         path = world_file or Path(out) / f"{world}.safetensors"
-        build_world(recipe, autoencoder, student, latents).save(path)
+        made = build_world(recipe, autoencoder, student, latents)
+        made.save(path)
         figures = fidelity.measure(World.load(path), held_out, sheet=Path(out) / "fidelity.png")
+        told = {f"psnr_{kind}_{horizon}": value for kind, by_horizon in figures.items() for horizon, value in by_horizon.items()}
+        made.card = msgspec.structs.replace(made.card, figures=told)
+        made.save(path)
         print("PSNR in dB against the real environment, by frames ahead:")
         for kind, by_horizon in figures.items():
             print(f"  {kind:16}" + "  ".join(f"{h}: {value:.2f}" for h, value in by_horizon.items()))

@@ -1,0 +1,145 @@
+"""Training at toy size: it learns what actions do, resumes without a trace, and begins from a given world."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from world_model.autoencoder import Autoencoder, AutoencoderConfig
+from world_model.context import ContextConfig
+from world_model.session import SessionError, SessionWriter
+from world_model.stream import WindowConfig
+from world_model.training.autoencoder import AutoencoderRecipe, train_autoencoder
+from world_model.training.data import Clips
+from world_model.training.rollout import Rollout, RolloutRecipe
+from world_model.training.student import LatentClips, Layout, StudentRecipe, clip_loss, train_student
+from world_model.transformer import Transformer, TransformerConfig
+
+SIZE, STEP, TINT = 32, 4, np.array([[0, 0, 0], [120, 0, 0], [0, 0, 120]], np.uint8)  # a turn shifts the picture by STEP pixels and tints it
+AUTOENCODER = AutoencoderRecipe(AutoencoderConfig(SIZE, SIZE, (32, 32), 8, 4, 1, 1), steps=30, batch=8)
+STUDENT = StudentRecipe(
+    model=TransformerConfig(dim=64, ffn_dim=128, num_heads=2, num_layers=2, patch_size=(2, 2), places=(2, 2), freq_dim=32, num_actions=2),
+    window=WindowConfig(ladder=(1.0, 0.7, 0.4), context=ContextConfig(sink=2, cache=6, attention=9)),
+    steps=6,
+    batch=4,
+    rollout=RolloutRecipe(batch=4, past=6, shortest=3, longest=6),
+    rollout_from=0.0,
+)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
+    """Return sessions of a strip of stripes that scrolls left or right, and turns red or blue, while one of two keys is held."""
+    folder, rng = tmp_path_factory.mktemp("sessions"), np.random.default_rng(0)
+    strip = rng.integers(0, 128, (1, 64, 3), np.uint8).repeat(SIZE, 0).repeat(4, 1)
+    header = {"fps": 10.0, "width": SIZE, "height": SIZE, "actions": ["left", "right"]}
+    for session in range(4):
+        place = int(rng.integers(strip.shape[1]))
+        with SessionWriter(folder / f"{session}", header, lossless=True) as writer:
+            held: list[str] = []
+            for frame in range(80):
+                if frame % 6 == 0:
+                    held = [[], ["left"], ["right"]][int(rng.integers(3))]
+                place += STEP * (("right" in held) - ("left" in held))
+                writer.append(np.roll(strip, -place, 1)[:, :SIZE] + TINT[("left" in held) + 2 * ("right" in held)], held)
+    return Clips.load(folder)
+
+
+@pytest.fixture(scope="module")
+def autoencoder(clips: Clips, tmp_path_factory: pytest.TempPathFactory) -> Autoencoder:
+    return train_autoencoder(AUTOENCODER, clips, clips, tmp_path_factory.mktemp("autoencoder"))
+
+
+@pytest.fixture(scope="module")
+def latents(clips: Clips, autoencoder: Autoencoder, tmp_path_factory: pytest.TempPathFactory) -> LatentClips:
+    return LatentClips.encode(clips, autoencoder, tmp_path_factory.mktemp("latents") / "latents.pt")
+
+
+def test_clips_are_what_was_recorded(clips: Clips) -> None:
+    assert clips.frames.shape == (320, SIZE, SIZE, 3)
+    assert clips.vocabulary == ("left", "right")
+    row = int(np.flatnonzero(clips.actions[1:80, 0])[0]) + 1
+    assert np.array_equal(clips.frames[row][:, STEP:, 1], clips.frames[row - 1][:, :-STEP, 1]), "action n leads from frame n - 1 to frame n"
+
+
+def test_no_sessions(tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match="There are no sessions"):
+        Clips.load(tmp_path)
+
+
+def test_the_latents_have_unit_variance(latents: LatentClips) -> None:
+    assert float(latents.latents.float().square().mean()) == pytest.approx(1, abs=0.1)
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Let the next run die after so many checkpoints; every step writes one."""
+    from world_model.training import run
+
+    original, left = run.Run.save, [after]
+
+    def save(self: run.Run) -> None:
+        original(self)
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.Run, "save", save)
+    monkeypatch.setattr(run.Run.__init__, "__kwdefaults__", {"every_s": -1.0})
+
+
+def test_a_killed_student_goes_on_as_if_nothing_had_happened(
+    latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_student(STUDENT, latents, latents, autoencoder, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupted(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train_student(STUDENT, latents, latents, autoencoder, tmp_path / "cut")
+    resumed = train_student(STUDENT, latents, latents, autoencoder, tmp_path / "cut")
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_run_begins_from_given_weights(latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    given = Transformer(STUDENT.model).state_dict()
+    student = train_student(replace(STUDENT, steps=0), latents, latents, autoencoder, tmp_path, given)
+    assert all(torch.equal(a, b) for a, b in zip(student.state_dict().values(), given.values(), strict=True))
+
+
+def test_rollouts_compare_every_pass_with_the_frames_of_its_own_time(latents: LatentClips, autoencoder: Autoencoder) -> None:
+    """A model that knows the truth has no loss; one that is a frame late has."""
+
+    class Oracle(Transformer):
+        def forward(self, x, sigma, attend, actions=None, text=None):
+            window = rollout.window
+            first = window.start - int(x.shape[1] > len(window.levels)) + lag
+            rows = rollout.rows[:, None] + first + np.arange(x.shape[1])
+            super().forward(x, sigma, attend, actions, text)
+            return latents.latents[torch.from_numpy(np.clip(rows, 0, len(latents.latents) - 1))].float()
+
+    model = Oracle(STUDENT.model)
+    losses = {}
+    for lag in (0, 1):
+        rollout = Rollout(replace(STUDENT.rollout, picture_price=0.0), STUDENT.window, model, autoencoder, latents)
+        rng = np.random.default_rng(0)
+        with torch.no_grad():
+            losses[lag] = [float(rollout.loss(rng)) for _ in range(8)]
+    assert max(losses[0]) < 1e-6
+    assert min(losses[1]) > 1e-3
+
+
+def test_the_student_learns_what_the_actions_do(latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:
+    """After the same few steps, true actions must explain held-out windows better than actions that were shuffled in training."""
+    recipe = replace(STUDENT, steps=300, batch=8, short_share=0.0, held_share=0.0)
+    shuffled = replace(latents, clips=replace(latents.clips, actions=np.random.default_rng(1).permutation(latents.clips.actions)))
+    errors = {}
+    for name, data in (("true", latents), ("shuffled", shuffled)):
+        model = train_student(replace(recipe, rollout_from=1.0), data, latents, autoencoder, tmp_path / name)
+        torch.manual_seed(0)
+        rng, layout = np.random.default_rng(2), Layout(2, 2, 3, 3)
+        with torch.no_grad():
+            errors[name] = float(np.mean([float(clip_loss(model, recipe, *data.draw(layout, 16, rng), layout, rng)[0]) for _ in range(4)]))
+    assert errors["true"] < 0.9 * errors["shuffled"], errors
