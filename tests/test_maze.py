@@ -21,14 +21,29 @@ def shift(before: np.ndarray, after: np.ndarray, reach: int = 24) -> int:
     return int(np.argmin(errors)) - reach
 
 
-@pytest.mark.parametrize(("action", "sign"), [("turn_left", 1), ("turn_right", -1)])
-def test_turning_moves_the_scene_the_other_way(maze: World, action: str, sign: int) -> None:
+def turning_shifts(maze: World, action: str, sign: int) -> list[int]:
+    """Return by how many pixels the scene moved in each frame of a turn, counted the way it should move."""
     shifts = []
     for start in range(8):
         stream = maze.stream(seed=1, start=start)
         frames = [stream.screen] + [stream.tick([action]) for _ in range(5)]
         shifts += [sign * shift(a, b) for a, b in itertools.pairwise(frames[1:])]
-    assert np.median(shifts) >= 2, shifts  # the median: flat walls show no shift, and repeating bricks a wrong one
+    return shifts
+
+
+BLURRED = pytest.mark.xfail(reason="the shipped maze blurs within a second; a better world must pass")
+
+
+@pytest.mark.parametrize(("action", "sign"), [pytest.param("turn_left", 1, marks=BLURRED), ("turn_right", -1)])
+def test_turning_moves_the_scene_the_other_way(maze: World, action: str, sign: int) -> None:
+    shifts = turning_shifts(maze, action, sign)
+    assert np.mean(np.array(shifts) > 0) > 0.7, shifts
+
+
+@pytest.mark.parametrize(("action", "sign"), [("turn_left", 1), ("turn_right", -1)])
+def test_the_median_turn_is_some_pixels(maze: World, action: str, sign: int) -> None:
+    shifts = turning_shifts(maze, action, sign)
+    assert np.median(shifts) >= 2, shifts
 
 
 def test_standing_still_keeps_the_picture(maze: World) -> None:
