@@ -78,7 +78,7 @@ def run(
     `begin` names a world, or a world file, whose weights new runs begin from.
 
     Raises:
-        WorldError: there is no recipe of that name.
+        WorldError: there is no recipe of that name, or `begin` is not a world or has networks of other sizes.
     """
     if world not in RECIPES:
         raise WorldError(f"There is no recipe for {world!r}; known: {', '.join(RECIPES)}.")
@@ -90,6 +90,8 @@ def run(
     )
     train, held_out = Clips.load(Path(data) / "train"), Clips.load(Path(data) / "held_out")
     given = World.load(begin, "cpu", torch.float32) if begin else None
+    if given and (given.autoencoder.config, given.transformer.config) != (recipe.autoencoder.model, recipe.student.model):
+        raise WorldError(f"The networks of {begin} have other sizes than this recipe's; begin from a world that this recipe made.")
     autoencoder = train_autoencoder(recipe.autoencoder, train, held_out, out, given.autoencoder.state_dict() if given else None)
     if stage == "autoencoder":
         return 0
