@@ -69,9 +69,9 @@ def test_a_batch_equals_its_streams(tiny_world: World) -> None:
     singles = [tiny_world.stream(seed, start) for seed, start in zip(seeds, starts, strict=True)]
     assert np.array_equal(batch.screen, np.stack([single.screen for single in singles]))
     for step in zip(*tapes, strict=True):
-        frames = batch.tick(step)
+        frames = batch.tick(step, rollback=0)
         for row, single, action in zip(range(3), singles, step, strict=True):
-            assert np.abs(frames[row].astype(int) - single.tick(action)).max() <= 1
+            assert np.abs(frames[row].astype(int) - single.tick(action, rollback=0)).max() <= 1
             assert torch.allclose(batch.window.x[row], single.window.x[0], atol=1e-4)
 
 
@@ -106,6 +106,7 @@ def test_cache_equals_recompute(tiny_world: World, vectors: torch.Tensor) -> Non
     noise = AddressedNoise([1], 1, LATENT)
     x = torch.zeros(1, 0, *LATENT)
     levels: list[int] = []
+    estimates = x
     for action in vectors[:20]:
         finished = advance(window, action)
         ours = None
@@ -115,11 +116,12 @@ def test_cache_equals_recompute(tiny_world: World, vectors: torch.Tensor) -> Non
             sigma = torch.tensor([[0.0] * past + [ladder[level] for level in levels]], dtype=torch.float64)
             held = action.expand(1, size, -1)
             attend = Recomputed(world.window.context, past, size, 8)
-            x0 = world.transformer(torch.cat([history, x], 1), sigma, attend, torch.cat([labels, held], 1))[:, past:]
+            before = torch.cat([history[:, -1:], estimates], 1)
+            x0 = world.transformer(torch.cat([history, x], 1), sigma, attend, torch.cat([labels, held], 1), None, x.shape[1], before)
             if levels[0] == len(ladder) - 1:
                 ours, x0, levels = x0[:, :1], x0[:, 1:], levels[1:]
                 history, labels = torch.cat([history, ours], 1), torch.cat([labels, held[:, :1]], 1)
-            levels = [level + 1 for level in levels]
+            levels, estimates = [level + 1 for level in levels], x0
             x = torch.cat([add_noise(x0[:, i : i + 1], noise(history.shape[1] + i, level), ladder[level]) for i, level in enumerate(levels)], 1)
         assert torch.allclose(finished, ours, atol=2e-5, rtol=1e-4)
     assert history.shape[1] > world.window.context.cache + world.window.context.sink  # frames have left the context
@@ -134,7 +136,7 @@ def test_positions_never_end(tiny_world: World, vectors: torch.Tensor) -> None:
     by = ring * 10**9
     noise = moved.noise
     moved.start += by
-    moved.noise = lambda block, level: noise(block - by, level)
+    moved.noise = lambda block, level, rollback=0: noise(block - by, level, rollback)
     for action in vectors[10:30]:
         assert torch.equal(advance(window, action), advance(moved, action))
 
@@ -332,6 +334,67 @@ def test_early_binding_obeys_only_with_the_block_that_enters(tiny_world: World) 
         assert torch.equal(twin.actions[0], forward.expand(size - 1, -1) if n == 0 else torch.cat([forward.expand(size - 1 - n, -1), left.expand(n, -1)]))
         advance(twin, left, late=False)
     assert torch.equal(twin.actions[0], left.expand(size - 1, -1))
+
+
+# Rollback
+
+
+def rolled(window: RollingWindow, action: torch.Tensor, levels: int) -> torch.Tensor:
+    with torch.no_grad():
+        window.roll_back(action[None], levels)
+    return advance(window, action)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_full_rollback_forgets_all_speculation(tiny_world: World, vectors: torch.Tensor, fused: bool) -> None:
+    """Whatever stood in the window, the next frame follows from the past, the new action and the noise alone; with less rollback it does not."""
+    full = len(tiny_world.window.ladder) - 1
+    for levels in range(full + 1):
+        twins = [latent_window(tiny_world, fused=fused), latent_window(tiny_world, fused=fused)]
+        for action in vectors[:7]:
+            for twin in twins:
+                advance(twin, action)
+        twins[1].x0, twins[1].x = torch.randn_like(twins[1].x0), torch.randn_like(twins[1].x)
+        frames = [rolled(twin, vectors[8], levels) for twin in twins]
+        assert torch.equal(*frames) == (levels == full)
+
+
+def test_a_rollback_leaves_the_window_as_it_was_in_shape_and_draws_no_noise_twice(tiny_world: World, vectors: torch.Tensor) -> None:
+    window, draws = latent_window(tiny_world), []
+    noise = window.noise
+    window.noise = lambda *address: draws.append((*address, 0)[:3]) or noise(*address)
+    for n, action in enumerate(vectors[:20]):
+        before = window.start, list(window.levels), tuple(window.x.shape)
+        with torch.no_grad():
+            passes = window.roll_back(action[None], n % 4)
+        assert (window.start, window.levels, tuple(window.x.shape)) == before
+        assert passes == (n % 4 if n else 0)  # nothing to unmake before the first tick
+        advance(window, action)
+        assert torch.equal(window.actions[0], action.expand(3, -1))
+    assert len(set(draws)) == len(draws)
+
+
+def test_fused_equals_two_passes_with_rollbacks(tiny_world: World, vectors: torch.Tensor) -> None:
+    fused, apart = (latent_window(tiny_world, fused=fused) for fused in (True, False))
+    for n, action in enumerate(vectors[:20]):
+        torch.testing.assert_close(rolled(fused, action, n % 4), rolled(apart, action, n % 4), atol=1e-5, rtol=1e-5)
+
+
+def test_a_held_action_costs_nothing(tiny_world: World) -> None:
+    """Only another action than the last tick's rolls back, and a stream says so."""
+    stream, plain = tiny_world.stream(3), tiny_world.stream(3)
+    told = []
+    for n, action in enumerate([["forward"]] * 6 + [{"forward": 1.0}, ["forward", "turn_left"], ["turn_left", "forward"], []]):
+        frame, other = stream.tick(action, rollback=3), plain.tick(action, rollback=0)
+        told.append(stream.rolled_back)
+        assert np.array_equal(frame, other) == (n < 7)
+    assert told == [0] * 7 + [3, 0, 3]
+
+
+@pytest.mark.parametrize("rollback", [-1, 4])
+def test_rollbacks_that_do_not_exist(tiny_world: World, rollback: int) -> None:
+    with pytest.raises(WorldError, match="by 0 to 3 levels"):
+        tiny_world.stream().tick([], rollback=rollback)
 
 
 def test_unlabelled_models_ignore_actions(tiny_world: World) -> None:

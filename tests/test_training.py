@@ -20,7 +20,7 @@ from world_model.transformer import Transformer, TransformerConfig
 SIZE, STEP, TINT = 32, 4, np.array([[0, 0, 0], [120, 0, 0], [0, 0, 120]], np.uint8)  # a turn shifts the picture by STEP pixels and tints it
 AUTOENCODER = AutoencoderRecipe(AutoencoderConfig(SIZE, SIZE, (32, 32), 8, 4, 1, 1), steps=30, batch=8)
 STUDENT = StudentRecipe(
-    model=TransformerConfig(dim=64, ffn_dim=128, num_heads=2, num_layers=2, patch_size=(2, 2), places=(2, 2), freq_dim=32, num_actions=2),
+    model=TransformerConfig(dim=64, ffn_dim=128, num_heads=2, num_layers=2, patch_size=(2, 2), places=(2, 2), motion_channels=16, freq_dim=32, num_actions=2),
     window=WindowConfig(ladder=(1.0, 0.7, 0.4), context=ContextConfig(sink=2, cache=6, attention=9)),
     steps=6,
     batch=4,
@@ -113,12 +113,12 @@ def test_rollouts_compare_every_pass_with_the_frames_of_its_own_time(latents: La
     """A model that knows the truth has no loss; one that is a frame late has."""
 
     class Oracle(Transformer):
-        def forward(self, x, sigma, attend, actions=None, text=None):
+        def forward(self, x, sigma, attend, actions=None, text=None, wanted=None, before=None):
             window = rollout.window
             first = window.start - int(x.shape[1] > len(window.levels)) + lag
             rows = rollout.rows[:, None] + first + np.arange(x.shape[1])
-            super().forward(x, sigma, attend, actions, text)
-            return latents.latents[torch.from_numpy(np.clip(rows, 0, len(latents.latents) - 1))].float()
+            super().forward(x, sigma, attend, actions, text, wanted, before)
+            return latents.latents[torch.from_numpy(np.clip(rows, 0, len(latents.latents) - 1))].float()[:, x.shape[1] - wanted :]
 
     model = Oracle(STUDENT.model)
     losses = {}

@@ -17,12 +17,18 @@ def make_world(block_frames: int = 1, seed: int = 0) -> World:
     torch.manual_seed(seed)
     actions = (ActionSpec("forward", ("up", "w"), "Walk"), ActionSpec("turn_left", ("left",), "Turn left"), ActionSpec("turn_right", ("right",), "Turn right"))
     autoencoder = Autoencoder(AutoencoderConfig(height=32, width=32, channels=(16, 24), latent_channels=8, patch=4, encoder_blocks=1, decoder_blocks=1))
-    transformer = Transformer(TransformerConfig(dim=48, ffn_dim=96, num_heads=2, num_layers=2, in_channels=8, patch_size=(1, 2), freq_dim=32, num_actions=3))
+    transformer = Transformer(
+        TransformerConfig(
+            dim=48, ffn_dim=96, num_heads=2, num_layers=2, in_channels=8, patch_size=(1, 2), freq_dim=32, num_actions=3,
+            places=(4, 2), motion_channels=8, motion_blocks=1,
+        )
+    )  # fmt: skip
     window = WindowConfig(ladder=(1.0, 0.8, 0.5, 0.25), block_frames=block_frames, context=ContextConfig(sink=2, cache=6, attention=9))
-    for module, scale in ((transformer, 0.15), (autoencoder, 0.12)):
+    for module, scale in ((transformer, 0.15), (transformer.motion, 0.05), (autoencoder, 0.12)):  # stronger motion is chaotic
         for parameter in module.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=scale)
+    torch.nn.init.constant_(transformer.motion.leave.bias, -2.0)  # half the last frame stays, not most of it
     torch.nn.init.normal_(transformer.action_embedding[2].weight, std=0.5)
     num_starts, start_frames = 3, 4 * block_frames
     clips = torch.randint(0, 256, (num_starts, start_frames, 32, 32, 3), dtype=torch.uint8)
@@ -31,7 +37,7 @@ def make_world(block_frames: int = 1, seed: int = 0) -> World:
     starts = {"latents": latents, "actions": (torch.rand(num_starts, start_frames, 3) < 0.3).float(), "screens": clips[:, -1].contiguous()}
     card = Card(
         format=1, name="tiny", title="Tiny", description="", data_source="random numbers", licence="Apache-2.0", width=32, height=32, fps=17.5,
-        actions=actions, num_starts=num_starts, start_frames=start_frames,
+        actions=actions, rollback=2, num_starts=num_starts, start_frames=start_frames,
         transformer=asdict(transformer.config), autoencoder=asdict(autoencoder.config), window=asdict(window),
     )  # fmt: skip
     return World(card, autoencoder, transformer, window, starts)

@@ -35,7 +35,10 @@ class ActionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A world's description. ``transformer``, ``autoencoder`` and ``window`` are checked further when the world is loaded."""
+    """A world's description. ``transformer``, ``autoencoder`` and ``window`` are checked further when the world is loaded.
+
+    ``rollback`` is by how many levels the window goes back when the player changes his mind, unless he asks for another number.
+    """
 
     format: Literal[1]
     name: Name
@@ -52,12 +55,19 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     transformer: dict[str, Any]
     autoencoder: dict[str, Any]
     window: dict[str, Any]
+    rollback: Annotated[int, Meta(ge=0, le=31)] = 0
     figures: dict[str, float | str] = {}
 
     @property
     def action_names(self) -> tuple[str, ...]:
         """The world's vocabulary, in the order of its action vectors."""
         return tuple(action.name for action in self.actions)
+
+    @property
+    def max_rollback(self) -> int:
+        """The deepest rollback: it drops the whole window."""
+        ladder = self.window.get("ladder")
+        return max(0, len(ladder) - 1) if isinstance(ladder, list | tuple) else 0
 
 
 def read_card(path: Path) -> Card:

@@ -40,7 +40,7 @@ class RecordedNoise:
                     row = (block - first) * block_frames
                     self.rows[block, level + 1] = next(remaining)[None, row : row + block_frames]
 
-    def __call__(self, block: int, level: int) -> Tensor:
+    def __call__(self, block: int, level: int, rollback: int = 0) -> Tensor:
         return self.rows[block, level]
 
 

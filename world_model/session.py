@@ -3,7 +3,7 @@
 A session is a folder of append-only files, so a process that dies leaves everything up to its last frame readable:
 
 - ``header.json``   what was played: world, seed, start, fps, size, the action vocabulary, versions
-- ``tape.jsonl``    one line per frame: the list of actions that led to that frame
+- ``tape.jsonl``    one line per frame: the list of actions that led to that frame, or ``{"actions": [...], "rollback": n}`` if the window went back for it
 - ``video.mp4``     H.264 in fragments of one second
 - ``digests.txt``   one BLAKE2b digest per frame, of the raw RGB bytes
 - ``state.jsonl``   only for data collected from a real environment: the true state (position, heading) per frame
@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, TextIO, cast
@@ -43,9 +44,22 @@ class Facts(msgspec.Struct, frozen=True):
     actions: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=1024)]
 
 
+class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    actions: list[str]
+    rollback: Annotated[int, Meta(ge=0, le=31)] = 0
+
+
 def frame_digest(frame: np.ndarray) -> str:
     """Return the hex digest of one uint8 frame [height, width, 3]."""
     return hashlib.blake2b(np.ascontiguousarray(frame).tobytes(), digest_size=DIGEST_BYTES).hexdigest()
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What led to one frame: action names, and by how many levels the window was rolled back first."""
+
+    actions: tuple[str, ...]
+    rollback: int = 0
 
 
 class SessionWriter:
@@ -90,8 +104,8 @@ class SessionWriter:
     def _open(self, name: str) -> TextIO:
         return open(self.directory / name, "x", buffering=1, encoding="utf-8")
 
-    def append(self, frame: np.ndarray, actions: Sequence[str], state: Mapping[str, float] | None = None) -> None:
-        """Append one uint8 frame [height, width, 3] and the actions that led to it."""
+    def append(self, frame: np.ndarray, actions: Sequence[str], rollback: int = 0, *, state: Mapping[str, float] | None = None) -> None:
+        """Append one uint8 frame [height, width, 3], the actions that led to it and by how many levels the window was rolled back before."""
         if self._container is None:
             raise SessionError(f"The recording in {self.directory} is finished; nothing can be added to it.")
         try:
@@ -101,7 +115,7 @@ class SessionWriter:
             if state is not None:
                 self._states = self._states or self._open("state.jsonl")
                 self._states.write(json.dumps(state) + "\n")
-            self._tape.write(json.dumps(list(actions)) + "\n")
+            self._tape.write(json.dumps({"actions": list(actions), "rollback": rollback} if rollback else list(actions)) + "\n")
         except (OSError, av.FFmpegError) as error:
             raise SessionError(f"Recording into {self.directory} stopped: {error.strerror or error}.") from error
         self.num_frames += 1
@@ -148,7 +162,11 @@ class Session:
 
     def tape(self) -> list[tuple[str, ...]]:
         """Return the actions of every frame."""
-        return read_tape(self.directory / "tape.jsonl", self.vocabulary, partial=True)
+        return [tick.actions for tick in self.ticks()]
+
+    def ticks(self) -> list[Tick]:
+        """Return everything that led to every frame."""
+        return read_ticks(self.directory / "tape.jsonl", self.vocabulary, partial=True)
 
     def digests(self) -> list[str]:
         """Return the digest of every frame."""
@@ -189,8 +207,13 @@ class Session:
             raise SessionError(f"The video of {self.directory} cannot be read: {error}.") from error
 
 
-def read_tape(path: Path, vocabulary: Iterable[str] | None = None, *, partial: bool = False) -> list[tuple[str, ...]]:
-    """Read a tape: JSON lines, one frame per line, each a list of action names.
+def read_tape(path: Path, vocabulary: Iterable[str] | None = None) -> list[tuple[str, ...]]:
+    """Read the actions of a tape; arguments and errors as in `read_ticks`."""
+    return [tick.actions for tick in read_ticks(path, vocabulary)]
+
+
+def read_ticks(path: Path, vocabulary: Iterable[str] | None = None, *, partial: bool = False) -> list[Tick]:
+    """Read a tape: JSON lines, one frame per line, each a list of action names or an object of ``actions`` and ``rollback``.
 
     Args:
         path: the tape file.
@@ -201,7 +224,7 @@ def read_tape(path: Path, vocabulary: Iterable[str] | None = None, *, partial: b
         SessionError: with the number of the line that is not right.
     """
     known = None if vocabulary is None else set(vocabulary)
-    tape: list[tuple[str, ...]] = []
+    tape: list[Tick] = []
     try:
         with open(path, encoding="utf-8") as file:
             number = 0
@@ -214,15 +237,14 @@ def read_tape(path: Path, vocabulary: Iterable[str] | None = None, *, partial: b
                 if not line.strip():
                     continue
                 try:
-                    actions = json.loads(line)
-                except (json.JSONDecodeError, RecursionError):
-                    actions = None
-                if not isinstance(actions, list) or not all(isinstance(name, str) for name in actions):
-                    raise SessionError(f"{path} line {number} is not a JSON list of action names.")
+                    tick = msgspec.convert(json.loads(line), list[str] | _Line)
+                except (ValueError, RecursionError, msgspec.ValidationError):
+                    raise SessionError(f"{path} line {number} is not a JSON list of action names.") from None
+                actions, rollback = (tick, 0) if isinstance(tick, list) else (tick.actions, tick.rollback)
                 unknown = [name for name in actions if known is not None and name not in known]
                 if unknown:
                     raise SessionError(f"{path} line {number} has the unknown action {unknown[0]!r}; known are {', '.join(sorted(known or ()))}.")
-                tape.append(tuple(actions))
+                tape.append(Tick(tuple(actions), rollback))
     except (OSError, UnicodeDecodeError) as error:
         raise SessionError(f"Cannot read the tape {path}: {getattr(error, 'strerror', None) or error}.") from error
     return tape

@@ -9,7 +9,9 @@ This is Rolling Forcing (arXiv 2509.25161) made interactive. A tick:
 4. every other block moves one level down, with fresh noise.
 
 All blocks of the window are conditioned on the newest action at every tick (late binding): frames ahead of the front are speculation under
-"the player keeps doing this". Batched: training and evaluation run this same code on many streams at once.
+"the player keeps doing this". When he does something else, the window can be rolled back before the tick: by r levels means that blocks are noised up from
+their x0, the r noisiest are dropped, and r short passes under the new action bring the front back. Batched: training and evaluation run this same code
+on many streams at once.
 """
 
 from dataclasses import dataclass, field
@@ -71,6 +73,9 @@ class RollingWindow:
         self.x = torch.zeros(batch, 0, *shape, device=self.device)  # [b, blocks * block frames, c, h, w]
         self.actions = torch.zeros(batch, 0, model.config.num_actions, device=self.device)  # of each frame in the window
         self.clean: tuple[Tensor, Tensor] | None = None  # the block finished last and its actions, not in the cache yet
+        self.last = torch.zeros(batch, 1, *shape, device=self.device)  # the newest finished frame
+        self.x0 = self.x  # what the last pass predicted for the blocks that are still in the window
+        self.rollbacks = 0
 
     def remember(self, latents: Tensor, actions: Tensor) -> None:
         """Take real frames [b, frames, c, h, w] and the actions [b, frames, num_actions] that led to them as the past of the stream.
@@ -81,6 +86,7 @@ class RollingWindow:
         for first in range(0, latents.shape[1], size):
             self._flush()
             self.clean = latents[:, first : first + size], actions[:, first : first + size]
+            self.last = self.clean[0][:, -1:]
             self.start += 1
 
     def advance(self, action: Tensor | None, *, append: bool = True, late: bool = True) -> Tensor | None:
@@ -93,11 +99,31 @@ class RollingWindow:
         self.enter(action, append=append, late=late)
         return self.step_down(self.denoise())
 
-    def enter(self, action: Tensor | None, *, append: bool = True, late: bool = True) -> None:
-        """Append a block of pure noise and bind the action; arguments as in `advance`."""
+    def roll_back(self, action: Tensor, levels: int) -> int:
+        """Unmake speculation before a tick whose action is new; return how many short passes that took (none while the window fills up).
+
+        Args:
+            action: [b, num_actions], held for all frames in the window.
+            levels: how far back; one less than the ladder has drops the whole window, and the next frame is made under `action` alone.
+        """
         ladder, size = self.config.ladder, self.config.block_frames
+        if len(self.levels) != len(ladder) - 1 or levels == 0:
+            return 0
+        self.rollbacks += 1
+        self.levels = [level - levels for level in self.levels[: max(0, len(self.levels) - levels)]]
+        kept = len(self.levels) * size
+        self.x0, self.actions = self.x0[:, :kept], self.actions[:, :kept]
+        self.x = self._noised(self.x0, self.rollbacks)
+        for _ in range(passes := min(levels, len(ladder) - 1)):
+            self.enter(action, rollback=self.rollbacks)
+            self.step_down(self.denoise(), rollback=self.rollbacks)
+        return passes
+
+    def enter(self, action: Tensor | None, *, append: bool = True, late: bool = True, rollback: int = 0) -> None:
+        """Append a block of pure noise and bind the action; arguments as in `advance`, and the number of the rollback whose noise it is."""
+        size = self.config.block_frames
         if append:
-            self.x = torch.cat([self.x, ladder[0] * self.noise(self.start + len(self.levels), 0)], 1)
+            self.x = torch.cat([self.x, self.config.ladder[0] * self.noise(self.start + len(self.levels), 0, rollback)], 1)
             self.levels.append(0)
             self.actions = torch.cat([self.actions, self.actions.new_zeros(len(self.x), size, self.model.config.num_actions)], 1)
         if action is not None:
@@ -105,20 +131,26 @@ class RollingWindow:
         if not self.fused:
             self._flush()
 
-    def step_down(self, x0: Tensor) -> Tensor | None:
+    def step_down(self, x0: Tensor, *, rollback: int = 0) -> Tensor | None:
         """Given x0 of the window, take out the oldest block if it is finished and move every other block one level down."""
-        ladder, size, finished = self.config.ladder, self.config.block_frames, None
-        if self.levels[0] == len(ladder) - 1:
+        size, finished = self.config.block_frames, None
+        if self.levels[0] == len(self.config.ladder) - 1:
             finished, x0 = x0[:, :size], x0[:, size:]
-            self.clean = finished, self.actions[:, :size]
+            self.clean, self.last = (finished, self.actions[:, :size]), finished[:, -1:]
             self.actions = self.actions[:, size:]
             self.levels.pop(0)
             self.start += 1
         self.levels = [level + 1 for level in self.levels]
-        blocks = enumerate(self.levels)
-        noised = [add_noise(x0[:, i * size : (i + 1) * size], self.noise(self.start + i, level), ladder[level]) for i, level in blocks]
-        self.x = torch.cat(noised, 1) if noised else x0
+        self.x, self.x0 = self._noised(x0, rollback), x0
         return finished
+
+    def _noised(self, x0: Tensor, rollback: int) -> Tensor:
+        """Return x0 of the window's blocks at their levels."""
+        if not self.levels:
+            return x0[:, :0]
+        noise = torch.cat([self.noise(self.start + i, level, rollback) for i, level in enumerate(self.levels)], 1)
+        sigma = torch.tensor([self.config.ladder[level] for level in self.levels], device=self.device).repeat_interleave(self.config.block_frames)
+        return add_noise(x0, noise, sigma[:, None, None, None])
 
     def denoise(self) -> Tensor:
         """Return x0 of the window [b, blocks * block frames, c, h, w]; the clean block, if one waits, enters the cache on the way."""
@@ -132,8 +164,9 @@ class RollingWindow:
             self.clean = None
         attend = ContextAttention(self.cache, clean, self.start, blocks, self.grid, size)
         sigmas = torch.tensor(sigma, dtype=torch.float64, device=self.device).expand(len(x), -1)
-        x0 = self.model(x, sigmas, attend, actions if self.model.config.num_actions else None, self.text)
-        return x0[:, len(sigma) - blocks * size :]
+        known = torch.cat([self.last, self.x0], 1)
+        before = torch.cat([known, *[known[:, -1:]] * (size - 1)], 1)[:, : blocks * size]
+        return self.model(x, sigmas, attend, actions if self.model.config.num_actions else None, self.text, blocks * size, before)
 
     def _flush(self) -> None:
         """Bring the clean block that waits into the cache, in a pass of its own."""
@@ -148,12 +181,14 @@ class RollingWindow:
         clean = None if self.clean is None else tuple(t.clone() for t in self.clean)
         return {
             "start": self.start, "levels": list(self.levels), "x": self.x.clone(), "actions": self.actions.clone(),
-            "clean": clean, "k": self.cache.k.clone(), "v": self.cache.v.clone(),
+            "clean": clean, "last": self.last.clone(), "x0": self.x0.clone(),
+            "rollbacks": self.rollbacks, "k": self.cache.k.clone(), "v": self.cache.v.clone(),
         }  # fmt: skip
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go back to a snapshot, which stays valid."""
         self.start, self.levels, self.clean = saved["start"], list(saved["levels"]), saved["clean"]
-        self.x, self.actions = saved["x"].clone(), saved["actions"].clone()
+        self.x, self.actions, self.last = saved["x"].clone(), saved["actions"].clone(), saved["last"].clone()
+        self.x0, self.rollbacks = saved["x0"].clone(), saved["rollbacks"]
         self.cache.k.copy_(saved["k"])
         self.cache.v.copy_(saved["v"])

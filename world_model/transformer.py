@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.attention import attention
+from world_model.motion import Motion
 
 TIME_BASE = 10000.0
 
@@ -30,7 +31,8 @@ class TransformerConfig:
 
     ``prediction`` says what the head's output means: "velocity" (noise minus clean, as published) or "x0" (the clean frame).
     ``places``, if not None, is the (rows, columns) of tokens in a frame and gives each place a learned embedding: floors are below and walking zooms
-    about the middle, which relative positions alone do not tell. The published checkpoints have none.
+    about the middle, which relative positions alone do not tell. ``motion_channels``, if not 0, is the width of motion compensation
+    (`world_model.motion`, with ``motion_blocks`` residual pairs), whose prediction is added to the head's. The published checkpoints have neither.
     """
 
     dim: int = 384
@@ -41,6 +43,8 @@ class TransformerConfig:
     patch_size: tuple[int, int] = (2, 4)
     freq_dim: int = 256
     places: tuple[int, int] | None = None
+    motion_channels: int = 0
+    motion_blocks: int = 3
     num_actions: int = 0
     text_dim: int = 0
     text_len: int = 0
@@ -153,6 +157,8 @@ class Transformer(nn.Module):
         self.patch_embedding = nn.Conv3d(config.in_channels, dim, kernel_size=patch, stride=patch)
         if config.places:
             self.place_embedding = nn.Parameter(torch.zeros(math.prod(config.places), dim))
+        if config.motion_channels:
+            self.motion = Motion(config.in_channels, dim, config.patch_size, config.motion_channels, config.motion_blocks)
         if config.text_dim:
             self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
@@ -178,6 +184,8 @@ class Transformer(nn.Module):
         attend: Attend,
         actions: Tensor | None = None,
         text: list[tuple[Tensor, Tensor]] | None = None,
+        wanted: int | None = None,
+        before: Tensor | None = None,
     ) -> Tensor:
         """Run the network on frames x [b, f, c, h, w] at noise levels sigma [b, f] in [0, 1].
 
@@ -185,9 +193,11 @@ class Transformer(nn.Module):
             attend: which keys each query sees.
             actions: [b, f, num_actions], the action that led to each frame.
             text: what `embed_text` returned.
+            wanted: how many of the last frames to predict (default: all); the others are only attended to.
+            before: [b, wanted, c, h, w], for each of these the frame before it, as far as it is known; only for models with motion compensation.
 
         Returns:
-            The clean frames predicted (x0), [b, f, c, h, w], float32.
+            The clean frames predicted (x0), [b, wanted, c, h, w], float32.
         """
         _, frames, _, height, width = x.shape
         rows, columns = height // self.config.patch_size[0], width // self.config.patch_size[1]
@@ -203,14 +213,21 @@ class Transformer(nn.Module):
         e6 = self.time_projection(e).unflatten(-1, (6, -1))  # [b, f, 6, d]
         for layer, block in enumerate(self.blocks):
             tokens = block(tokens, e6, layer, attend, None if text is None else text[layer])
+        if wanted is not None:
+            skipped, frames = frames - wanted, wanted
+            tokens, x, sigma, e = tokens[:, skipped * rows * columns :], x[:, skipped:], sigma[:, skipped:], e[:, skipped:]
+        if not frames:
+            return x.float()
         out = self.head(tokens, e).float()
         out = rearrange(
             out, "b (f h w) (p q c) -> b f c (h p) (w q)",
             f=frames, h=rows, w=columns, p=self.config.patch_size[0], q=self.config.patch_size[1],
         )  # fmt: skip
-        if self.config.prediction == "x0":
-            return out
-        return x.float() - sigma[..., None, None, None].float() * out
+        x0 = out if self.config.prediction == "x0" else x.float() - sigma[..., None, None, None].float() * out
+        if self.config.motion_channels:
+            assert before is not None, "a model with motion compensation needs the frames before"
+            x0 = x0 + self.motion(x, before, tokens, e)
+        return x0
 
 
 def sinusoid(t: Tensor, size: int) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from world_model.autoencoder import Autoencoder, AutoencoderConfig
 from world_model.card import Card, WorldError, find_world, parse_card, read_metadata
+from world_model.motion import Motion
 from world_model.noise import AddressedNoise
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.transformer import Transformer, TransformerConfig
@@ -92,7 +93,8 @@ class World:
             module.requires_grad_(False)
         if not bool(torch.isfinite(torch.linalg.inv_ex(modules["autoencoder"].latent_matrix.float()).inverse).all()):  # type: ignore[operator]
             raise WorldError(f"{path} holds a matrix of latents that cannot be inverted.")
-        modules["autoencoder"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for convolutions in (modules["autoencoder"], *(m for m in modules["transformer"].children() if isinstance(m, Motion))):
+            convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         starts = {name.removeprefix("starts."): t for name, t in tensors.items() if name.startswith("starts.")}
         return cls(card, modules["autoencoder"], modules["transformer"], window, starts, path)  # type: ignore[arg-type]
 
@@ -164,16 +166,32 @@ class Stream:
         self.window = RollingWindow(world.transformer, world.window, noise, shape, batch=len(seeds), fused=fused)
         self.window.remember(latents.to(world.device), past_actions.to(world.device))
         self.frame = 0
+        self.held: np.ndarray | None = None  # the last tick's action vectors
+        self.rolled_back = 0
 
     @torch.no_grad()
-    def tick(self, action: Any) -> np.ndarray:
+    def tick(self, action: Any, *, rollback: int | None = None) -> np.ndarray:
         """Advance by one block under an action; return the frame it led to, uint8 [height, width, 3].
 
         In a batch, `action` is a sequence of actions and the result has a leading batch axis; with more than one frame per block, a frame axis
         comes before the height. The first tick fills the window and takes a little longer.
+
+        Args:
+            action: names, a mapping of names to values, or a vector.
+            rollback: by how many levels the window goes back first if this is not the last tick's action (of any stream of a batch); default: the
+                card's. `rolled_back` tells afterwards by how many it went.
+
+        Raises:
+            WorldError: there is no such action or rollback, or the world comes to numbers that are not finite.
         """
+        levels = self.world.card.rollback if rollback is None else rollback
+        if not 0 <= levels < len(self.world.window.ladder):
+            raise WorldError(f"This world can be rolled back by 0 to {len(self.world.window.ladder) - 1} levels, not by {levels}.")
         vectors = np.stack([self.world.action_vector(a) for a in (action if self.batched else [action])])
         held = torch.from_numpy(vectors).to(self.world.device)
+        changed = self.held is not None and not np.array_equal(self.held, vectors)
+        self.rolled_back = self.window.roll_back(held, levels) if changed else 0
+        self.held = vectors
         block = None
         while block is None:
             block = self.window.advance(held)
@@ -188,11 +206,11 @@ class Stream:
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of everything that changes; `restore` brings it back any number of times."""
-        return {"frame": self.frame, "screen": self.screen.copy(), "window": self.window.snapshot()}
+        return {"frame": self.frame, "screen": self.screen.copy(), "held": self.held, "window": self.window.snapshot()}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go back to a snapshot of this stream (or of one of the same world and batch size)."""
-        self.frame, self.screen = saved["frame"], saved["screen"].copy()
+        self.frame, self.screen, self.held = saved["frame"], saved["screen"].copy(), saved["held"]
         self.window.restore(saved["window"])
 
     @torch.no_grad()
@@ -262,11 +280,13 @@ def _faults(card: Card, transformer: TransformerConfig, autoencoder: Autoencoder
     """Yield what is wrong with a card's ranges and with how its parts fit together; each test relies on those before it."""
     sizes = (
         transformer.dim, transformer.ffn_dim, transformer.num_heads, transformer.num_layers, transformer.in_channels, *transformer.patch_size,
-        transformer.freq_dim, *autoencoder.channels, autoencoder.latent_channels, autoencoder.patch, len(autoencoder.channels),
+        transformer.freq_dim, max(1, transformer.motion_channels), *autoencoder.channels, autoencoder.latent_channels, autoencoder.patch,
+        len(autoencoder.channels),
     )  # fmt: skip
     if not all(1 <= size <= 16384 for size in sizes):
         yield "sizes must lie between 1 and 16384"
-    if not all(0 <= n <= 128 for n in (transformer.num_layers, autoencoder.encoder_blocks, autoencoder.decoder_blocks)) or len(autoencoder.channels) > 8:
+    depths = (transformer.num_layers, transformer.motion_blocks, autoencoder.encoder_blocks, autoencoder.decoder_blocks)
+    if not all(0 <= depth <= 128 for depth in depths) or len(autoencoder.channels) > 8:
         yield "depths must lie between 0 and 128, with at most 8 scales"
     if transformer.dim % (2 * transformer.num_heads) or transformer.head_width < 6:
         yield "dim must be a multiple of 2 * num_heads, and a head at least 6 wide"
@@ -274,6 +294,8 @@ def _faults(card: Card, transformer: TransformerConfig, autoencoder: Autoencoder
         yield "freq_dim must be even and eps lie between 0 and 1"
     if transformer.prediction not in ("x0", "velocity"):
         yield "the prediction must be x0 or velocity"
+    if transformer.motion_channels < 0:
+        yield "motion_channels must not be negative"
     if transformer.text_dim != 0:
         yield "a world for play has no text"
     if transformer.num_actions != len(card.actions):
@@ -290,6 +312,8 @@ def _faults(card: Card, transformer: TransformerConfig, autoencoder: Autoencoder
     if transformer.places not in (None, (height // transformer.patch_size[0], width // transformer.patch_size[1])):
         yield "places must be the tokens of a frame"
     ladder, context = window.ladder, window.context
+    if not card.rollback < len(ladder):
+        yield "the rollback must be less than the ladder has levels"
     if not 1 <= len(ladder) <= 32 or ladder[0] != 1 or any(a <= b for a, b in zip(ladder, (*ladder[1:], 0), strict=True)):
         yield "the ladder must fall from 1 towards 0, with 1 to 32 levels"
     if not 1 <= window.block_frames <= 16 or card.start_frames % window.block_frames:
@@ -309,7 +333,7 @@ def _check_memory(transformer: TransformerConfig, autoencoder: AutoencoderConfig
     if 2 * transformer.num_layers * window.context.cache * tokens * transformer.dim > allowed:
         raise ValueError("its context is too large for its size.")
     pixels = autoencoder.height * autoencoder.width // autoencoder.patch**2
-    if max(tokens * blocks * transformer.ffn_dim, pixels * max(autoencoder.channels)) > allowed:
+    if max(tokens * blocks * transformer.ffn_dim, pixels * max(*autoencoder.channels, transformer.motion_channels)) > allowed:
         raise ValueError("its layers are too wide for its size.")
 
 

@@ -1,22 +1,24 @@
 """Stage 1: train the per-frame autoencoder on the world's own frames.
 
 L1 + squared error + L1 of image gradients (keeps edges straight and textures visible), with noise on the latents so that the decoder forgives the
-small errors of a generated latent, and a small price on large latents so that they cannot outgrow that noise.
+small errors of a generated latent, and a small price on large latents so that they cannot outgrow that noise. Half of the latents are moved and zoomed
+before they are decoded, and so is the picture that they must decode to and that must encode to them. Moving by a fraction of a position, which is what a
+player's turns and steps do to nearly all of a picture, then is as simple in latents as in pictures (equivariance regularisation, EQ-VAE, arXiv 2502.09509).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from world_model.autoencoder import Autoencoder, AutoencoderConfig
 from world_model.training.data import Clips
+from world_model.training.optimizer import MuonAdamW
 from world_model.training.run import Run, learning_rate
 
 
@@ -24,48 +26,35 @@ from world_model.training.run import Run, learning_rate
 class AutoencoderRecipe:
     """How to train an autoencoder."""
 
-    model: AutoencoderConfig = AutoencoderConfig()
+    model: AutoencoderConfig = AutoencoderConfig(channels=(64,), latent_channels=4, encoder_blocks=2, decoder_blocks=4)
     steps: int = 4000
     batch: int = 32
     muon_rate: float = 0.01
     adam_rate: float = 1e-3
+    warp_share: float = 0.5  # of a batch: latents and picture moved and zoomed alike, so that moved latents decode to the moved picture
+    moved_price: float = 0.1  # weight of the difference between the moved latents and the moved picture's latents, over their variance
     latent_noise: float = 0.04  # the largest standard deviation, drawn per frame
     size_price: float = 1e-3  # weight of the mean squared latent in the loss
 
 
-class ConvMuon:
-    """Muon on the convolutions' weights, each seen as a matrix [outputs, inputs * 9], and AdamW on the biases.
+def draw_warps(rng: np.random.Generator, count: int, size: float = 0.2, right: float = 0.19, down: float = 0.08) -> Tensor:
+    """Draw affine maps [count, 2, 3] (as `F.affine_grid` takes them): zoom by up to e^size, shifts by up to so many half pictures; half of them level."""
+    maps = np.zeros((count, 2, 3), np.float32)
+    maps[:, 0, 0] = maps[:, 1, 1] = np.exp(rng.uniform(-size, size, count))
+    maps[:, 0, 2] = rng.uniform(-right, right, count)
+    maps[:, 1, 2] = rng.uniform(-down, down, count) * (rng.random(count) < 0.5)
+    return torch.from_numpy(maps)
 
-    Without normalisation layers AdamW alone was unstable at rates that learn fast enough.
-    """
 
-    def __init__(self, model: nn.Module, muon_rate: float, adam_rate: float) -> None:
-        self.convs = [p for p in model.parameters() if p.ndim == 4]
-        self.matrices = [nn.Parameter(self._matrix(p.data)) for p in self.convs]
-        self.muon = torch.optim.Muon(self.matrices, lr=muon_rate, weight_decay=0.01, momentum=0.95)
-        self.adamw = torch.optim.AdamW([p for p in model.parameters() if p.ndim != 4], lr=adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
-        self.rates = (muon_rate, adam_rate)
+def warp(images: Tensor, maps: Tensor) -> Tensor:
+    """Warp images [n, c, h, w] by affine maps [n, 2, 3]; what lies outside is the border."""
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
 
-    @staticmethod
-    def _matrix(weight: Tensor) -> Tensor:
-        """See a channels-last convolution weight as a matrix on the same storage."""
-        return weight.permute(0, 2, 3, 1).flatten(1)
 
-    def step(self, factor: float) -> None:
-        """Update all parameters with both rates scaled by `factor`."""
-        for conv, matrix in zip(self.convs, self.matrices, strict=True):
-            matrix.grad = self._matrix(conv.grad)  # type: ignore[arg-type]
-        for optimizer, rate in zip((self.muon, self.adamw), self.rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-            optimizer.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.muon.load_state_dict(state["muon"])
-        self.adamw.load_state_dict(state["adamw"])
+def inside(maps: Tensor, height: int, width: int) -> Tensor:
+    """Return where warped pictures show something of the picture, [n, 1, height, width]."""
+    return (F.affine_grid(maps, [len(maps), 1, height, width], align_corners=False).abs() < 1).all(-1)[:, None]
 
 
 def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,21 +85,27 @@ def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, 
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if begin is not None:
         model.load_state_dict(begin)
-    optimizer = ConvMuon(model, recipe.muon_rate, recipe.adam_rate)
+    optimizer = MuonAdamW(model, recipe.muon_rate, recipe.adam_rate)  # AdamW alone was unstable at rates that learn fast enough
     run = Run(out, "autoencoder", recipe.steps, {"model": model, "optimizer": optimizer})
     probe = np.random.default_rng(0).choice(len(held_out.frames), min(256, len(held_out.frames)), replace=False)
     probe_frames = held_out.frames[np.sort(probe)]
     losses: list[float] = []
     for step in run:
         rng = run.rng(step)
-        frames = torch.from_numpy(train.frames[np.sort(rng.integers(len(train.frames), size=recipe.batch))])
+        frames = torch.from_numpy(train.frames[rng.integers(len(train.frames), size=recipe.batch)])
         target = (frames.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        maps = draw_warps(rng, round(recipe.warp_share * recipe.batch))
         with torch.autocast("cpu", torch.bfloat16):
             z = model.encoder(target).float()
+            moved, seen = _warp_first(z, maps), inside(maps, *target.shape[2:])
+            target = _warp_first(target, maps)
             noise = recipe.latent_noise * torch.rand(len(z), 1, 1, 1)
-            output = model.decoder(z + noise * torch.randn_like(z))
-        loss = detail_loss(output.float(), target) + F.mse_loss(output.float(), target) + recipe.size_price * z.square().mean()
-        model.zero_grad()
+            output = model.decoder((moved + noise * torch.randn_like(z)).contiguous(memory_format=torch.channels_last)).float()
+            again = model.encoder(target[: len(maps)].contiguous(memory_format=torch.channels_last)).float()
+        known = (F.avg_pool2d(seen.float(), model.config.stride) == 1).float()
+        astray = ((again - moved[: len(maps)]).square() * known).mean() / (known.mean() * z.var().detach())
+        output[: len(maps)] = torch.where(seen, output[: len(maps)], target[: len(maps)])  # nobody knows what lies outside
+        loss = detail_loss(output, target) + F.mse_loss(output, target) + recipe.size_price * z.square().mean() + recipe.moved_price * astray
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step(learning_rate(step, recipe.steps))
@@ -122,6 +117,10 @@ def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, 
             save_pairs(out / "autoencoder.png", probe_frames[:8], decoded[:8])
     set_latent_statistics(model, train)
     return model.eval()
+
+
+def _warp_first(images: Tensor, maps: Tensor) -> Tensor:
+    return torch.cat([warp(images[: len(maps)], maps), images[len(maps) :]])
 
 
 @torch.no_grad()

@@ -72,7 +72,7 @@ def _episode(directory: Path, seed: int) -> dict:
     actions: frozenset[str] = frozenset()
     with SessionWriter(directory, header, lossless=True) as writer:
         while frame is not None:
-            writer.append(frame, sorted(actions), maze.state)
+            writer.append(frame, sorted(actions), state=maze.state)
             low += int(frame.std() < LOW_CONTRAST)
             rooms[maze.room()] = rooms.get(maze.room(), 0) + 1
             for name in actions:

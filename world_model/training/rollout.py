@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class RolloutRecipe:
     """How to roll out: ``batch`` streams in step, one tick per training step, from a real past of ``past`` frames for ``shortest`` to ``longest`` ticks.
 
+    A share ``rollbacks`` of the ticks begins with a rollback by a random depth, as when a player changes his mind.
     ``picture_price`` weighs the error of the decoded front frame (L1 and L1 of gradients) beside the latents' squared error.
     """
 
@@ -33,6 +34,7 @@ class RolloutRecipe:
     past: int = 17
     shortest: int = 4
     longest: int = 16
+    rollbacks: float = 0.15
     picture_price: float = 0.5
 
 
@@ -50,13 +52,17 @@ class Rollout:
         """Make one tick with the whole batch and return its loss; the streams move on without gradient."""
         if self.window is None or self.window.start >= self.end:
             self._begin(rng)
-        window = self.window
+        window, recipe = self.window, self.recipe
         assert window is not None
         block = window.start  # the front of the window
         ahead = np.arange(min(len(window.levels) + 1, len(self.config.ladder)))
         rows = self.rows[:, None] + block + ahead
         real = self.clips.latents[torch.from_numpy(rows)].float()
-        window.enter(torch.from_numpy(self.clips.clips.actions[rows[:, 0]]))
+        action = torch.from_numpy(self.clips.clips.actions[rows[:, 0]])
+        if rng.random() < recipe.rollbacks:
+            with torch.no_grad():
+                window.roll_back(action, int(rng.integers(1, len(self.config.ladder))))
+        window.enter(action)
         sigma = torch.tensor([self.config.ladder[level] for level in window.levels])
         x0 = window.denoise()
         loss = ((x0 - real).square().mean((2, 3, 4)) / sigma.clamp(min=0.3)).mean()
@@ -64,7 +70,7 @@ class Rollout:
         if finished is not None:
             frames = torch.from_numpy(self.clips.clips.frames[rows[:, 0]])
             target = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
-            loss = loss + self.recipe.picture_price * detail_loss(self.autoencoder.to_rgb(x0[:, 0]), target)
+            loss = loss + recipe.picture_price * detail_loss(self.autoencoder.to_rgb(x0[:, 0]), target)
         return loss
 
     @torch.no_grad()

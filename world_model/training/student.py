@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from world_model.schedule import add_noise
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.training.autoencoder import encode_all
 from world_model.training.data import Clips
+from world_model.training.optimizer import MuonAdamW
 from world_model.training.rollout import Rollout, RolloutRecipe
 from world_model.training.run import Average, Run, Stateful, learning_rate
 from world_model.transformer import Transformer, TransformerConfig
@@ -33,21 +35,24 @@ from world_model.transformer import Transformer, TransformerConfig
 class StudentRecipe:
     """How to train a student.
 
-    ``clip_windows`` full windows per clip carry loss; ``past_noise`` is the largest standard deviation of the noise put on the past of
-    ``past_noise_share`` of the clips; ``held_share`` of the windows have their front action held for all frames. After the share
-    ``rollout_from`` of the steps, every step also corrects one tick of rollouts on the student's own history.
+    ``clip_windows`` full windows per clip carry loss; the past of ``past_noise_share`` of the clips is noised, by a standard deviation of up to
+    ``past_noise``, and of as many blurred, by a share of up to ``past_blur``; ``held_share`` of the windows have their front action held for all frames.
+    After the share ``rollout_from`` of the steps, every step also corrects one tick of rollouts on the student's own history.
     """
 
-    model: TransformerConfig = TransformerConfig(dim=256, ffn_dim=1024, places=(6, 4), num_actions=5)
-    window: WindowConfig = WindowConfig((1.0, 0.88, 0.7, 0.45, 0.2), context=ContextConfig(sink=2, cache=17, attention=21))
+    model: TransformerConfig = TransformerConfig(
+        dim=256, ffn_dim=1024, in_channels=4, patch_size=(4, 8), places=(6, 4), motion_channels=64, motion_blocks=4, num_actions=5
+    )
+    window: WindowConfig = WindowConfig((1.0, 0.95, 0.88, 0.78, 0.65), context=ContextConfig(sink=2, cache=17, attention=21))
     steps: int = 5000
     batch: int = 4
     clip_windows: int = 3
     muon_rate: float = 0.01
     adam_rate: float = 1e-3
-    past_noise: float = 0.25
-    past_noise_share: float = 0.7
-    held_share: float = 0.6
+    past_noise: float = 0.2
+    past_blur: float = 0.5
+    past_noise_share: float = 0.5
+    held_share: float = 0.0
     level_jitter: float = 0.3
     short_share: float = 0.25
     rollout: RolloutRecipe = RolloutRecipe()
@@ -90,7 +95,7 @@ class Layout:
     """Shape of one batch: where its windows lie and how large they are."""
 
     sink: int
-    offset: int  # clean frames before the first window, the sink not counted
+    offset: int  # clean frames before the first window, the sink not counted; at least one
     size: int  # frames per window
     count: int  # windows
 
@@ -112,7 +117,7 @@ def draw_layout(recipe: StudentRecipe, rng: np.random.Generator) -> Layout:
     """Draw the shape of one batch: mostly full windows, sometimes the shorter ones of warm-up and frame-by-frame sampling."""
     full = len(recipe.window.ladder)
     size = int(rng.integers(1, full)) if rng.random() < recipe.short_share else full
-    offset = int(rng.integers(0, full + 1))
+    offset = int(rng.integers(1, full + 1))
     return Layout(recipe.window.context.sink, offset, size, recipe.clip_windows * full // size)
 
 
@@ -162,15 +167,22 @@ class LatentClips:
         return np.where(rng.random(len(first)) < 0.4, first, rng.integers(begin, first + 1))
 
 
+def blur(frames: Tensor, share: Tensor) -> Tensor:
+    """Mix latent frames [batch, frames, c, h, w] with their 3 x 3 means, by a share [batch]: what a picture made by regression has lost."""
+    smooth = F.avg_pool2d(frames.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(frames)
+    return torch.lerp(frames, smooth, share[:, None, None, None, None])
+
+
 def clip_loss(
     model: nn.Module, recipe: StudentRecipe, latents: Tensor, actions: Tensor, layout: Layout, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, squared error of x0 per noisy frame [batch, frames], noise levels [batch, frames]) of one batch of clips."""
     config: TransformerConfig = recipe.model
     batch, sink = len(latents), layout.sink
-    clean = latents[:, : sink + layout.frames - layout.size]
+    past = sink + layout.frames - layout.size
     past_noise = recipe.past_noise * torch.from_numpy(rng.random(batch) * (rng.random(batch) < recipe.past_noise_share)).float()
-    noisy_past = clean[:, sink:] + past_noise[:, None, None, None, None] * torch.randn_like(clean[:, sink:])
+    known = latents[:, sink:] + past_noise[:, None, None, None, None] * torch.randn_like(latents[:, sink:])
+    known = blur(known, torch.from_numpy(recipe.past_blur * rng.random(batch) * (rng.random(batch) < recipe.past_noise_share)).float())
     target = latents[:, sink + layout.offset :]
     sigma = draw_levels(recipe, layout, batch, rng)
     noisy = add_noise(target, torch.randn_like(target), sigma[..., None, None, None])
@@ -179,23 +191,14 @@ def clip_loss(
     held = torch.from_numpy(rng.random((batch, layout.count)) < recipe.held_share)[..., None, None]
     labels = torch.where(held, labels[:, :, :1], labels).flatten(1, 2)
 
-    x = torch.cat([clean[:, :sink], noisy_past, noisy], 1)
-    levels = torch.cat([torch.zeros(batch, clean.shape[1]), sigma], 1)
-    all_actions = torch.cat([actions[:, : clean.shape[1]], labels], 1)
+    x = torch.cat([latents[:, :sink], known[:, : -layout.size], noisy], 1)
+    levels = torch.cat([torch.zeros(batch, past), sigma], 1)
+    all_actions = torch.cat([actions[:, :past], labels], 1)
     grid = (latents.shape[3] // config.patch_size[0], latents.shape[4] // config.patch_size[1])
-    x0 = model(x, levels, layout.attention(grid, config.head_width), all_actions)[:, clean.shape[1] :]
+    before = known[:, layout.offset - 1 : -1]
+    x0 = model(x, levels, layout.attention(grid, config.head_width), all_actions, None, noisy.shape[1], before)
     errors = (x0 - target).square().mean((2, 3, 4))
     return (errors / sigma.clamp(min=0.3)).mean(), errors.detach(), sigma
-
-
-def make_optimizers(model: nn.Module, recipe: StudentRecipe) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices inside the blocks and AdamW for everything else."""
-    matrices = [p for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
-    rest = [p for name, p in model.named_parameters() if not (name.startswith("blocks.") and p.ndim == 2)]
-    return [
-        torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.02, momentum=0.95),
-        torch.optim.AdamW(rest, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
-    ]
 
 
 def train_student(
@@ -209,26 +212,19 @@ def train_student(
     model = Transformer(recipe.model)
     if begin is not None:
         model.load_state_dict(begin)
-    optimizers = make_optimizers(model, recipe)
-    rates = [recipe.muon_rate, recipe.adam_rate]
+    optimizer = MuonAdamW(model, recipe.muon_rate, recipe.adam_rate)
     average = Average(model)
     rollout = Rollout(recipe.rollout, recipe.window, model, autoencoder.requires_grad_(False), train)
-    parts: dict[str, Stateful] = {"model": model, "muon": optimizers[0], "adamw": optimizers[1], "average": average, "rollout": rollout}
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average, "rollout": rollout}
     run = Run(out, "student", recipe.steps, parts)
     rollout_losses: list[float] = []
     seen: list[tuple[float, np.ndarray, np.ndarray]] = []
     for step in run:
         rng = run.rng(step)
-        factor = learning_rate(step, recipe.steps)
-        for optimizer, rate in zip(optimizers, rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
         layout = draw_layout(recipe, rng)
         latents, actions = train.draw(layout, recipe.batch, rng)
         with torch.autocast("cpu", torch.bfloat16):
             loss, errors, sigma = clip_loss(model, recipe, latents, actions, layout, rng)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
         loss.backward()
         if step >= recipe.rollout_from * recipe.steps:
             with torch.autocast("cpu", torch.bfloat16):
@@ -236,8 +232,7 @@ def train_student(
             rollout_loss.backward()
             rollout_losses.append(rollout_loss.item())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizer.step(learning_rate(step, recipe.steps))
         average.update(model)
         seen.append((loss.item(), errors.numpy().ravel(), sigma.numpy().ravel()))
         if (step + 1) % 50 == 0:

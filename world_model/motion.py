@@ -1,0 +1,91 @@
+"""Motion compensation: most of the next frame is the last one, moved.
+
+Tokens are large (a patch of latents each) and a picture moves by less than a token per frame. So the network does not paint every frame anew: for each
+position of the latent grid it says where in the frame before its content was (optical flow, by backward warping), how far to trust that (a mask),
+and what to add (newly revealed or sharpened content). The flow comes from the transformer's tokens, which have seen actions, noise and context, refined by
+convolutions at the latents' own resolution. Latents must bear to be moved by fractions of a position; the autoencoder is trained for it.
+
+In a window only the first frame has a finished frame before it; the others take the estimate that the last pass made of the frame before them. So every
+frame learns and makes the same small step.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class ModulatedPair(nn.Module):
+    """x + conv(relu(modulated conv(relu(x)))), x [b, c, h, w], modulated by e [b, d]."""
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.modulation = nn.Linear(dim, 2 * channels)
+        for zero in (self.conv2.weight, self.modulation.weight, self.modulation.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        scale, shift = self.modulation(e)[..., None, None].chunk(2, 1)
+        return x + self.conv2(F.relu(torch.addcmul(shift, self.conv1(F.relu(x)), 1 + scale)))
+
+
+class Motion(nn.Module):
+    """Predict frames as the warped frame before plus a residual, at the latents' resolution.
+
+    Args:
+        latent_channels, dim, patch_size: of the transformer.
+        channels: width of the convolutions.
+        blocks: residual pairs after the warp.
+    """
+
+    def __init__(self, latent_channels: int, dim: int, patch_size: tuple[int, int], channels: int, blocks: int) -> None:
+        super().__init__()
+        self.patch = patch_size
+        self.from_tokens = nn.Linear(dim, channels * math.prod(patch_size))
+        self.look = nn.Conv2d(2 * latent_channels, channels, 3, padding=1)
+        self.search = ModulatedPair(channels, dim)
+        self.flow = nn.Conv2d(channels, 2, 3, padding=1)
+        self.compare = nn.Conv2d(latent_channels, channels, 3, padding=1)
+        self.blocks = nn.ModuleList(ModulatedPair(channels, dim) for _ in range(blocks))
+        self.leave = nn.Conv2d(channels, latent_channels + 1, 3, padding=1)
+        for conv in (self.flow, self.leave):
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, before: Tensor, tokens: Tensor, e: Tensor) -> Tensor:
+        """Return what it makes of the frames, [b, f, c, h, w] in float32.
+
+        Args:
+            x: noisy frames [b, f, c, h, w].
+            before: for each of them the frame before it, as far as it is known, same shape.
+            tokens: [b, n, d] of these frames after the transformer's blocks.
+            e: time and action vectors [b, f, d].
+        """
+        frames, rows = x.shape[1], x.shape[3] // self.patch[0]
+        p, q = self.patch
+        told = rearrange(self.from_tokens(tokens), "b (f h w) (p q c) -> (b f) c (h p) (w q)", f=frames, h=rows, p=p, q=q)
+        e, moved = e.flatten(0, 1), before.flatten(0, 1).float()
+        both = torch.cat([x.flatten(0, 1), moved], 1).to(told.dtype)
+        features = self.search(self.look(_last(both)) + told, e)
+        warped = warp(moved, self.flow(F.relu(features)).float())
+        features = features + self.compare(_last(warped.to(told.dtype)))
+        for block in self.blocks:
+            features = block(features, e)
+        residual, trust = self.leave(F.relu(features)).float().split([x.shape[2], 1], 1)
+        return (warped * torch.sigmoid(trust + 2) + residual).unflatten(0, x.shape[:2])
+
+
+def warp(images: Tensor, flow: Tensor) -> Tensor:
+    """Warp images [n, c, h, w] backward by a flow [n, 2, h, w]: right and down, in positions, from where each position takes its content (bicubic)."""
+    _, _, height, width = images.shape
+    x = (torch.arange(width, device=images.device) + flow[:, 0] + 0.5) * (2 / width) - 1
+    y = (torch.arange(height, device=images.device)[:, None] + flow[:, 1] + 0.5) * (2 / height) - 1
+    return F.grid_sample(images, torch.stack([x, y], -1), mode="bicubic", padding_mode="border", align_corners=False)
+
+
+def _last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,57 @@
+"""One optimizer for all networks: Muon on matrices (and on convolutions seen as matrices), AdamW on everything else."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def is_inner_matrix(name: str, p: nn.Parameter) -> bool:
+    """Muon's share of a network: convolutions and the matrices inside transformer blocks."""
+    return p.ndim == 4 or (p.ndim == 2 and name.startswith("blocks."))
+
+
+class MuonAdamW:
+    """Step both optimizers at rates scaled together.
+
+    Args:
+        model: the network.
+        muon_rate, adam_rate: their base rates.
+        weight_decay: of the matrices.
+        choose: which parameters Muon takes; the others go to AdamW.
+    """
+
+    def __init__(
+        self, model: nn.Module, muon_rate: float, adam_rate: float, weight_decay: float = 0.01, choose: Callable[[str, nn.Parameter], bool] = is_inner_matrix
+    ) -> None:
+        named = list(model.named_parameters())
+        self.parameters = [p for name, p in named if choose(name, p)]
+        self.matrices = [nn.Parameter(as_matrix(p.data, p)) for p in self.parameters]
+        rest = [p for name, p in named if not choose(name, p)]
+        self.muon = torch.optim.Muon(self.matrices, lr=muon_rate, weight_decay=weight_decay, momentum=0.95)
+        self.adamw = torch.optim.AdamW(rest, lr=adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        self.rates = (muon_rate, adam_rate)
+        self.model = model
+
+    def step(self, factor: float = 1.0) -> None:
+        """Update all parameters from their gradients, which are then gone, with both rates scaled by `factor`."""
+        for parameter, matrix in zip(self.parameters, self.matrices, strict=True):
+            matrix.grad = None if parameter.grad is None else as_matrix(parameter.grad, parameter)
+        for optimizer, rate in zip((self.muon, self.adamw), self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.step()
+        self.model.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.muon.load_state_dict(state["muon"])
+        self.adamw.load_state_dict(state["adamw"])
+
+
+def as_matrix(values: Tensor, weight: Tensor) -> Tensor:
+    """See a weight's values or gradients as [outputs, everything else], on the same storage; a convolution may lie channels-last."""
+    return (values if weight.is_contiguous() else values.permute(0, 2, 3, 1)).flatten(1)
