@@ -24,6 +24,7 @@ COMMANDS = (
     Command("step", ("n", "period"), "One step"),
     Command("restart", ("r",), "Restart"),
     Command("new_seed", ("f2",), "New seed, next start"),
+    Command("rollback", ("b",), "Rollback depth"),
     Command("help_page", ("f1", "h"), "Help"),
     Command("figures", ("f3",), "Figures on or off"),
     Command("scaling", ("f4",), "Sharp or smooth pixels"),

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from controls.keyboard import Player
+from game.budget import RollbackBudget
 from game.mailbox import Picture
 from game.meters import Speedometer
 from game.pacing import Clock, Pace
@@ -28,7 +29,9 @@ class Stream(Protocol):
 
     @property
     def screen(self) -> np.ndarray: ...
-    def tick(self, action: Iterable[str]) -> np.ndarray: ...
+    @property
+    def rolled_back(self) -> int: ...
+    def tick(self, action: Iterable[str], *, rollback: int) -> np.ndarray: ...
 
 
 class World(Protocol):
@@ -57,6 +60,7 @@ class GameConfig:
     frames: int | None = None  # end after so many ticks
     paced: bool = True  # at the world's own fps; otherwise as fast as it can
     record: Path | None = None  # write a session into this folder
+    rollback: int | None = None  # by how many levels when the actions change; None: as the card says
 
 
 class _Next(enum.Enum):
@@ -92,6 +96,7 @@ class Game:
         self._steps = 0
         self._pace: Pace | None = None  # None while time stands still: there is no deadline to keep then
         self._recorder: Recorder | None = None
+        self.rollback = 0  # as wanted; the budget may choose less
 
     @property
     def paused(self) -> bool:
@@ -126,6 +131,11 @@ class Game:
             self._restarted = True
             self._told.notify_all()
 
+    def cycle_rollback(self) -> None:
+        """Roll back one level deeper from now on, and after the deepest not at all."""
+        if self.world:
+            self.rollback = (self.rollback + 1) % (self.world.card.max_rollback + 1)
+
     def stop(self) -> None:
         """End `run` after the tick that is being made."""
         with self._told:
@@ -141,11 +151,18 @@ class Game:
         try:
             world = self._open_world()
             self._player.bind(world.card.actions)
+            self.rollback = self._choose_rollback(world)
             self.world = world
             self._play(world, self._begin(world, self._config.record))
         finally:
             if self._recorder:
                 self._recorder.close()
+
+    def _choose_rollback(self, world: World) -> int:
+        asked, most = self._config.rollback, world.card.max_rollback
+        if asked is not None and not 0 <= asked <= most:
+            raise ValueError(f"--rollback is {asked}, but this world can be rolled back by 0 to {most} levels.")
+        return world.card.rollback if asked is None else asked
 
     def _begin(self, world: World, record: Path | None) -> Stream:
         """Start a stream and its recording, and show the picture it starts from."""
@@ -172,6 +189,7 @@ class Game:
     def _play(self, world: World, stream: Stream) -> None:
         clock, speedometer = self._clock, Speedometer(world.card.fps)
         period_s = 1 / world.card.fps if self._config.paced else 0.0
+        budget = RollbackBudget(world.card.max_rollback + 1, period_s)
         number = played = 0
         while played != self._config.frames:
             what = self._wait()
@@ -188,13 +206,18 @@ class Game:
             self._pace = pace.started(started_s)
             if first:
                 speedometer.reset()
-            frame = stream.tick(held.actions)
-            speed = speedometer.tick(started_s, clock.now_s(), self._pace.late)
+            wanted = self.rollback
+            allowed = budget.choose(wanted)
+            frame = stream.tick(held.actions, rollback=allowed)
+            done_s, rolled_back = clock.now_s(), stream.rolled_back
+            if number:  # the first tick fills the window
+                budget.learn(rolled_back, done_s - started_s)
+            speed = speedometer.tick(started_s, done_s, self._pace.late)
             number, played = number + 1, played + 1
             # A key pressed while time stood still waited for the player, not for the engine.
-            self._screen.show(Picture(frame, number, held.actions, None if first else held.input_s, speed))
+            self._screen.show(Picture(frame, number, held.actions, None if first else held.input_s, speed, wanted, allowed))
             if self._recorder:
-                self._recorder.append(frame, held.actions)
+                self._recorder.append(frame, held.actions, rolled_back)
 
     def _wait(self) -> _Next:
         """Wait until the next tick is due or something else is to be done."""

@@ -10,20 +10,25 @@ import pygame
 from controls.keys import ActionSpec
 from game import theme
 from game.commands import commands_beside
-from game.meters import Speed
+from game.mailbox import Picture
 from game.widgets import column, dot, key_cap, panel, paragraph, row, text, widened
 
 LATE_SHARE_TOLD = 0.01  # a world that misses more of its deadlines than this is called late
 
 
-def figures(speed: Speed, number: int, key_ms: tuple[float, float] | None, recording: bool, px: int) -> pygame.Surface:
-    """Speed, frame count and response, and a warning when the world is slower than it should be."""
+def figures(picture: Picture, key_ms: tuple[float, float] | None, recording: bool, px: int) -> pygame.Surface:
+    """Speed, frame count and response, and warnings when the world is slower than it should be."""
+    speed = picture.speed
     parts = [
         _figure(f"{speed.fps:.1f}", "fps", px),
         _figure(f"{speed.tick_ms:.0f}", "ms per tick", px),
         _figure(f"{speed.factor:.2f}x", "real time", px),
-        _figure(f"{number}", "frames", px),
+        _figure(f"{picture.number}", "frames", px),
     ]
+    if picture.allowed_rollback < picture.rollback:
+        parts.append(text(f"rollback {picture.allowed_rollback} of {picture.rollback}", px, theme.WARNING))
+    elif picture.rollback:
+        parts.append(_figure(f"{picture.rollback}", "rollback", px))
     if key_ms:
         parts.append(_figure(f"{key_ms[0]:.0f} / {key_ms[1]:.0f}", "ms key to screen", px))
     if speed.late_share > LATE_SHARE_TOLD:

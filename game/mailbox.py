@@ -21,6 +21,8 @@ class Picture:
     actions: tuple[str, ...] = ()  # what the model saw
     input_s: float | None = None  # when the oldest input happened that this frame is the first to obey
     speed: Speed = Speed()
+    rollback: int = 0  # by how many levels, when the actions change
+    allowed_rollback: int = 0  # by how many the clock allows
 
 
 class Mailbox:

@@ -38,6 +38,8 @@ class PlayConfig:
     """Play a tape: JSON lines, one list of action names per frame."""
     record: Path | None = None
     """Record a session into this new folder."""
+    rollback: int | None = None
+    """By how many noise levels the window goes back when the keys change, if not as the world says: more obey sooner and cost more."""
     scale: Literal["integer", "smooth"] = "integer"
     """Sharp pixels at a whole multiple of the frame's size, or smooth ones that fill the window."""
     fullscreen: bool = False
@@ -89,7 +91,7 @@ def play(config: PlayConfig) -> int:
         # Past the end of its tape a game without a window goes on only for the frames that were asked for.
         ends = config.headless and config.frames is None
         player = Tape(read_tape(config.actions, card.action_names), None if ends else hands)
-    game = GameConfig(config.seed, config.start, config.frames, paced=not config.headless, record=config.record)
+    game = GameConfig(config.seed, config.start, config.frames, paced=not config.headless, record=config.record, rollback=config.rollback)
     if config.headless:
         return _without_window(card, load, player, game)
     return _in_window(config, card, load, player, keyboard, game)

@@ -152,6 +152,10 @@ class Window:
         self._game.restart(next_seed=True)
         self._say(f"Seed {self._game.seed}, start {self._game.start}")
 
+    def _rollback(self) -> None:
+        self._game.cycle_rollback()
+        self._say(f"Rollback by {self._game.rollback} when the keys change" if self._game.rollback else "No rollback when the keys change")
+
     def _help_page(self) -> None:
         self._help = not self._help
 
@@ -198,7 +202,7 @@ class Window:
         if picture and world:
             screen.blit(*self._scaled_frame(picture))
             if self._hud:
-                figures = hud.figures(picture.speed, picture.number, self._reaction.p50_p95_ms(), self._game.recording, px)
+                figures = hud.figures(picture, self._reaction.p50_p95_ms(), self._game.recording, px)
                 screen.blit(figures, figures.get_rect(topleft=inner.topleft))
                 keys = hud.seen_keys(world.card.actions, picture.actions, px)
                 screen.blit(keys, keys.get_rect(bottomleft=inner.bottomleft))

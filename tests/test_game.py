@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -209,6 +210,43 @@ def test_the_game_ends_with_its_tape() -> None:
     assert world.asked == [(FORWARD,), (), (TURN,)]
 
 
+# Rollback
+
+
+def test_the_card_the_option_and_the_player_say_how_deep_a_rollback_goes() -> None:
+    def during_tick(number: int) -> None:
+        if number == 4:
+            game.cycle_rollback()
+
+    for asked, expected in ((None, [0, 1, 1, 1, 2, 2]), (0, [0, 0, 0, 0, 1, 1]), (2, [0, 2, 2, 2, 0, 0])):
+        world = ToyWorld(msgspec.structs.replace(CARD, rollback=1), during_tick)
+        tape = [(FORWARD,) if number % 2 else () for number in range(6)]
+        game = Game(lambda world=world: world, Tape(tape), NullScreen(), GameConfig(rollback=asked), ToyClock())
+        game.run()
+        assert world.rolled_back == expected
+
+
+def test_a_held_key_rolls_nothing_back() -> None:
+    world = ToyWorld()
+    run_game(world, Tape([(FORWARD,)] * 3 + [(TURN,)] * 3), GameConfig(rollback=2))
+    assert world.rolled_back == [0, 0, 0, 2, 0, 0]
+
+
+def test_a_machine_that_is_too_slow_rolls_back_less_deep_and_says_so() -> None:
+    """A tick takes 0.6 of a period; one more pass still fits, two do not."""
+    clock = ToyClock()
+    world = ToyWorld(during_tick=lambda number: clock.advance(PERIOD * (0.6 + 0.3 * world.rolled_back[-1])))
+    pictures = run_game(world, Tape([(FORWARD,) if number // 3 % 2 else () for number in range(30)]), GameConfig(rollback=2), clock)
+    assert set(world.rolled_back[3:]) == {0, 1}
+    assert pictures[-1].rollback == 2 and pictures[-1].allowed_rollback == 1
+    assert not any(picture.speed.late_share for picture in pictures)
+
+
+def test_a_rollback_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="--rollback is 3, but this world can be rolled back by 0 to 2 levels"):
+        run_game(ToyWorld(), Nobody(), GameConfig(rollback=3))
+
+
 # Recording
 
 
@@ -221,9 +259,11 @@ def test_a_recording_holds_every_frame_in_order(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(SessionWriter, "append", slow_append)
     tape = [(FORWARD,) if number % 3 else () for number in range(2 * QUEUE_FRAMES)]
-    pictures = run_game(ToyWorld(), Tape(tape), GameConfig(seed=3, paced=False, record=tmp_path / "new"))
+    world = ToyWorld()
+    pictures = run_game(world, Tape(tape), GameConfig(seed=3, paced=False, record=tmp_path / "new", rollback=2))
     session = Session(tmp_path / "new")
     assert session.tape() == tape
+    assert [tick.rollback for tick in session.ticks()] == world.rolled_back and max(world.rolled_back) == 2
     assert session.digests() == [frame_digest(picture.frame) for picture in pictures[1:]]
     assert len(list(session.frames())) == len(tape)
     assert session.header["source"] == "play" and session.header["seed"] == 3 and session.header["keys"][FORWARD] == ["up", "w"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pygame
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from controls.tape import Tape
 from game import hud, theme
 from game.commands import COMMANDS, commands_beside
 from game.game import Game, GameConfig
+from game.mailbox import Picture
 from game.meters import Speed
 from game.play import NullScreen
 from game.view import placed, save_screenshot
@@ -61,7 +63,7 @@ def test_everything_fits_in_the_window(window: tuple[int, int]) -> None:
     pygame.font.init()
     px = theme.unit(window)
     pieces = [
-        hud.figures(Speed(17.5, 1.0, 31.4, 0.25), 123456, (123.0, 234.0), True, px),
+        hud.figures(Picture(np.zeros((1, 1, 3), np.uint8), 123456, (), None, Speed(17.5, 1.0, 31.4, 0.25), 4, 2), (123.0, 234.0), True, px),
         hud.seen_keys(CARD.actions, (FORWARD,), px),
         hud.help_page("A world", "Many words. " * 10, CARD.actions, px),
         hud.sentence("A very long sentence for the player. " * 5, window[0], px),

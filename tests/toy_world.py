@@ -13,7 +13,7 @@ FORWARD, TURN = "forward", "turn_left"
 CARD = Card(
     format=1, name="toy", title="Toy", description="A world for tests.", data_source="none", licence="CC0", width=32, height=24, fps=20.0,
     actions=(ActionSpec(FORWARD, ("up", "w"), "Walk"), ActionSpec(TURN, ("left",), "Turn left")),
-    num_starts=3, start_frames=1, transformer={}, autoencoder={}, window={},
+    num_starts=3, start_frames=1, transformer={}, autoencoder={}, window={"ladder": [1.0, 0.7, 0.4]},
 )  # fmt: skip
 
 
@@ -26,6 +26,7 @@ class ToyWorld:
         self.card, self.during_tick = card, during_tick
         self.asked: list[tuple[str, ...]] = []
         self.streams: list[tuple[int, int]] = []
+        self.rolled_back: list[int] = []
 
     def stream(self, seed: int = 0, start: int = 0) -> "ToyStream":
         self.streams.append((seed, start))
@@ -35,11 +36,16 @@ class ToyWorld:
 class ToyStream:
     def __init__(self, world: ToyWorld, seed: int) -> None:
         self.world, self.seed, self.number = world, seed, 0
+        self.last: tuple[str, ...] = ()
+        self.rolled_back = 0
         self.screen = self._frame(())
 
-    def tick(self, action: Iterable[str]) -> np.ndarray:
+    def tick(self, action: Iterable[str], *, rollback: int) -> np.ndarray:
         self.number += 1
         asked = tuple(action)
+        self.rolled_back = rollback if self.number > 1 and asked != self.last else 0
+        self.last = asked
+        self.world.rolled_back.append(self.rolled_back)
         self.world.asked.append(asked)
         self.world.during_tick(self.number)
         self.screen = self._frame(asked)
