@@ -95,6 +95,28 @@ class Bench:
 
 
 @dataclass(frozen=True)
+class Response:
+    """Measure how soon a world obeys another key, and what that costs."""
+
+    world: Positional[str] = "maze"
+    """Name of a world, or path of a world file."""
+    trials: int = 32
+    """How many changes of mind to play; real ones where ViZDoom is installed."""
+    json: bool = False
+    """Print one JSON object."""
+    plot: Path | None = None
+    """Save the curves as this picture."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda."""
+
+    def run(self) -> int:
+        """Measure and print."""
+        from world_model.evaluation.response import run
+
+        return run(**asdict(self))
+
+
+@dataclass(frozen=True)
 class Collect:
     """Play the real game with a scripted player and record it as training data."""
 
@@ -144,8 +166,8 @@ class Train:
         return run(**asdict(self))
 
 
-Command = Play | Worlds | Parity | Bench | Collect | Train
-COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (Play, Worlds, Parity, Bench, Collect, Train)}
+Command = Play | Worlds | Parity | Bench | Response | Collect | Train
+COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (Play, Worlds, Parity, Bench, Response, Collect, Train)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

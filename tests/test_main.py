@@ -153,7 +153,7 @@ def test_worlds_are_listed_with_what_is_wrong_with_them(monkeypatch: pytest.Monk
 
 
 def test_names_of_commands_and_options_stay() -> None:
-    assert list(COMMANDS) == ["play", "worlds", "parity", "bench", "collect", "train"]
+    assert list(COMMANDS) == ["play", "worlds", "parity", "bench", "response", "collect", "train"]
     assert [field.name for field in fields(PlayConfig)] == [
         "world", "seed", "start", "headless", "frames", "actions", "record", "rollback", "scale", "fullscreen", "hud", "device",
     ]  # fmt: skip

@@ -20,15 +20,19 @@ def make_world(block_frames: int = 1, seed: int = 0) -> World:
     transformer = Transformer(
         TransformerConfig(
             dim=48, ffn_dim=96, num_heads=2, num_layers=2, in_channels=8, patch_size=(1, 2), freq_dim=32, num_actions=3,
-            places=(4, 2), motion_channels=8, motion_blocks=1,
+            places=(4, 2), motion_channels=16, motion_blocks=1,
         )
     )  # fmt: skip
     window = WindowConfig(ladder=(1.0, 0.8, 0.5, 0.25), block_frames=block_frames, context=ContextConfig(sink=2, cache=6, attention=9))
-    for module, scale in ((transformer, 0.15), (transformer.motion, 0.05), (autoencoder, 0.12)):  # stronger motion is chaotic
+    for module, scale in ((transformer, 0.15), (transformer.motion, 0.02), (autoencoder, 0.12)):
         for parameter in module.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=scale)
-    torch.nn.init.constant_(transformer.motion.leave.bias, -2.0)  # half the last frame stays, not most of it
+    with torch.no_grad():  # half of the frame before fades, or what is added to it would grow without end
+        for channel in range(8):
+            for features, sign in ((channel, 1), (8 + channel, -1)):
+                transformer.motion.compare.weight[features, channel, 1, 1] += sign
+                transformer.motion.leave.weight[channel, features, 1, 1] -= 0.5 * sign
     torch.nn.init.normal_(transformer.action_embedding[2].weight, std=0.5)
     num_starts, start_frames = 3, 4 * block_frames
     clips = torch.randint(0, 256, (num_starts, start_frames, 32, 32, 3), dtype=torch.uint8)

@@ -1,8 +1,9 @@
 """Motion compensation: most of the next frame is the last one, moved.
 
 Tokens are large (a patch of latents each) and a picture moves by less than a token per frame. So the network does not paint every frame anew: for each
-position of the latent grid it says where in the frame before its content was (optical flow, by backward warping), how far to trust that (a mask),
-and what to add (newly revealed or sharpened content). The flow comes from the transformer's tokens, which have seen actions, noise and context, refined by
+position of the latent grid it says where in the frame before its content was (optical flow, by backward warping), and what to add to that (newly
+revealed or sharpened content). Before it has learnt anything it holds the picture still, and what it does not touch stays for ever: a share of the frame
+before, however near to one, would fade within seconds. The flow comes from the transformer's tokens, which have seen actions, noise and context, refined by
 convolutions at the latents' own resolution. Latents must bear to be moved by fractions of a position; the autoencoder is trained for it.
 
 In a window only the first frame has a finished frame before it; the others take the estimate that the last pass made of the frame before them. So every
@@ -51,7 +52,7 @@ class Motion(nn.Module):
         self.flow = nn.Conv2d(channels, 2, 3, padding=1)
         self.compare = nn.Conv2d(latent_channels, channels, 3, padding=1)
         self.blocks = nn.ModuleList(ModulatedPair(channels, dim) for _ in range(blocks))
-        self.leave = nn.Conv2d(channels, latent_channels + 1, 3, padding=1)
+        self.leave = nn.Conv2d(channels, latent_channels, 3, padding=1)
         for conv in (self.flow, self.leave):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
@@ -75,8 +76,7 @@ class Motion(nn.Module):
         features = features + self.compare(_last(warped.to(told.dtype)))
         for block in self.blocks:
             features = block(features, e)
-        residual, trust = self.leave(F.relu(features)).float().split([x.shape[2], 1], 1)
-        return (warped * torch.sigmoid(trust + 2) + residual).unflatten(0, x.shape[:2])
+        return (warped + self.leave(F.relu(features)).float()).unflatten(0, x.shape[:2])
 
 
 def warp(images: Tensor, flow: Tensor) -> Tensor:

@@ -170,7 +170,7 @@ class Stream:
         self.rolled_back = 0
 
     @torch.no_grad()
-    def tick(self, action: Any, *, rollback: int | None = None) -> np.ndarray:
+    def tick(self, action: Any, *, rollback: int | None = None, late: bool = True) -> np.ndarray:
         """Advance by one block under an action; return the frame it led to, uint8 [height, width, 3].
 
         In a batch, `action` is a sequence of actions and the result has a leading batch axis; with more than one frame per block, a frame axis
@@ -180,6 +180,7 @@ class Stream:
             action: names, a mapping of names to values, or a vector.
             rollback: by how many levels the window goes back first if this is not the last tick's action (of any stream of a batch); default: the
                 card's. `rolled_back` tells afterwards by how many it went.
+            late: False binds the action to the block that enters alone, not to those in the window (for measurements).
 
         Raises:
             WorldError: there is no such action or rollback, or the world comes to numbers that are not finite.
@@ -194,7 +195,7 @@ class Stream:
         self.held = vectors
         block = None
         while block is None:
-            block = self.window.advance(held)
+            block = self.window.advance(held, late=late)
         frames = self.world.autoencoder.decode(block).cpu().numpy()
         if not bool(torch.isfinite(block).all()):
             raise WorldError("This world has come to numbers that are not finite; its weights are damaged.")

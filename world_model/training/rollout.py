@@ -2,7 +2,8 @@
 
 A game answers the same actions with the same frames, so the truth stays a fair target while the picture drifts from it: the student learns to denoise what
 it made itself, at the engine's own levels and with the held action on the frames ahead, and to find its way back. Clips of real frames
-(`student.clip_loss`) never show it that.
+(`student.clip_loss`) never show it that. The further a rollout has come the more of the picture nobody could know; there the truth counts less and an adversary
+(`adversary`) asks for a picture that could be real.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 from world_model.autoencoder import Autoencoder
 from world_model.noise import AddressedNoise
 from world_model.stream import RollingWindow, WindowConfig
+from world_model.training.adversary import Adversary
 from world_model.training.autoencoder import detail_loss
 from world_model.transformer import Transformer
 
@@ -27,15 +29,19 @@ class RolloutRecipe:
     """How to roll out: ``batch`` streams in step, one tick per training step, from a real past of ``past`` frames for ``shortest`` to ``longest`` ticks.
 
     A share ``rollbacks`` of the ticks begins with a rollback by a random depth, as when a player changes his mind.
-    ``picture_price`` weighs the error of the decoded front frame (L1 and L1 of gradients) beside the latents' squared error.
+    ``picture_price`` weighs the error of the decoded front frame (L1 and L1 of gradients) beside the latents' squared error, ``adversary_price`` the
+    adversary's gradient as a multiple of the size of the picture's; after ``known`` ticks the truth counts ``late_price`` times as much as before.
     """
 
     batch: int = 8
     past: int = 17
     shortest: int = 4
-    longest: int = 16
+    longest: int = 20
     rollbacks: float = 0.15
     picture_price: float = 0.5
+    adversary_price: float = 0.5
+    known: int = 8
+    late_price: float = 0.25
 
 
 class Rollout:
@@ -46,7 +52,8 @@ class Rollout:
         self.window: RollingWindow | None = None
         self.rows = np.zeros(0, np.int64)  # of each stream: the data's row of block 0
         self.seed = 0
-        self.end = 0  # block at which the streams begin anew
+        self.begin = self.end = 0  # blocks at which the streams began, and begin anew
+        self.adversary = Adversary()
 
     def loss(self, rng: np.random.Generator) -> Tensor:
         """Make one tick with the whole batch and return its loss; the streams move on without gradient."""
@@ -65,13 +72,26 @@ class Rollout:
         window.enter(action)
         sigma = torch.tensor([self.config.ladder[level] for level in window.levels])
         x0 = window.denoise()
-        loss = ((x0 - real).square().mean((2, 3, 4)) / sigma.clamp(min=0.3)).mean()
+        price = 1.0 if block - self.begin < recipe.known else recipe.late_price
+        loss = price * ((x0 - real).square().mean((2, 3, 4)) / sigma.clamp(min=0.3)).mean()
         finished = window.step_down(x0.detach())
         if finished is not None:
             frames = torch.from_numpy(self.clips.clips.frames[rows[:, 0]])
-            target = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
-            loss = loss + recipe.picture_price * detail_loss(self.autoencoder.to_rgb(x0[:, 0]), target)
+            loss = loss + self._picture_loss(x0[:, 0], frames.permute(0, 3, 1, 2).float() / 127.5 - 1, price)
         return loss
+
+    @torch.enable_grad()
+    def _picture_loss(self, latents: Tensor, target: Tensor, price: float) -> Tensor:
+        """Return the loss of decoded latents; its gradient is the picture's, and the adversary's made `adversary_price` times as large as that."""
+        z = latents.detach().requires_grad_()
+        picture = self.autoencoder.to_rgb(z)
+        error = self.recipe.picture_price * detail_loss(picture, target)
+        (towards_truth,) = torch.autograd.grad(error, z, retain_graph=True)
+        (towards_real,) = torch.autograd.grad(self.adversary.doubt(picture), z)
+        self.adversary.learn(picture, target)
+        gradient = price * towards_truth + self.recipe.adversary_price * towards_truth.norm() / (towards_real.norm() + 1e-8) * towards_real
+        pull = (latents * gradient).sum()
+        return price * error.detach() + pull - pull.detach()
 
     @torch.no_grad()
     def _begin(self, rng: np.random.Generator) -> None:
@@ -80,7 +100,8 @@ class Rollout:
         ticks = int(rng.integers(recipe.shortest, recipe.longest + 1))
         past = int(rng.integers(self.config.context.sink + 1, recipe.past + 1))
         starts = self.clips.clips.starts(past + ticks + len(self.config.ladder))
-        self.rows, self.seed, self.end = starts[rng.integers(len(starts), size=recipe.batch)], int(rng.integers(1 << 62)), past + ticks
+        self.rows, self.seed = starts[rng.integers(len(starts), size=recipe.batch)], int(rng.integers(1 << 62))
+        self.begin, self.end = past, past + ticks
         self.window = self._new_window()
         sink = self.clips.draw_sinks(self.rows, rng)[:, None] + np.arange(self.config.context.sink)
         rows = np.concatenate([sink, self.rows[:, None] + np.arange(self.config.context.sink, past)], 1)
@@ -93,10 +114,12 @@ class Rollout:
 
     def state_dict(self) -> dict[str, Any]:
         window = None if self.window is None else self.window.snapshot()
-        return {"rows": torch.from_numpy(self.rows), "seed": self.seed, "end": self.end, "window": window}
+        places = {"rows": torch.from_numpy(self.rows), "seed": self.seed, "begin": self.begin, "end": self.end}
+        return {**places, "window": window, "adversary": self.adversary.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows, self.seed, self.end = state["rows"].numpy(), state["seed"], state["end"]
+        self.rows, self.seed, self.begin, self.end = state["rows"].numpy(), state["seed"], state["begin"], state["end"]
+        self.adversary.load_state_dict(state["adversary"])
         if state["window"] is not None:
             with torch.autocast("cpu", torch.bfloat16):
                 self.window = self._new_window()

@@ -1,0 +1,199 @@
+"""`main.py response`: how soon a world obeys another key, and what that costs.
+
+A twin is the same stream with the same noise and another action from one tick on. Every trial plays a real situation of the environment (or a start of the
+world) until the player changes his mind, then branches: one future keeps the old action, the others take the new one, each under another binding. What
+two futures differ by is the mean squared difference of their pixels. It counts as visible from the size on that nine tenths of the real game's own
+first frames reach, where those differ at all.
+"""
+
+import importlib.util
+import json as jsonlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from world_model.evaluation.bench import machine
+from world_model.training.autoencoder import psnr
+from world_model.world import Stream, World
+
+BEFORE, AFTER, SETTLED = 6, 12, 3  # frames under the old action, frames compared, frames whose mean is the final difference
+PRICE_AT = 8  # frames after the change at which the picture is compared with the real game
+UNKNOWN_THRESHOLD = 1e-3  # without the real game: pixels of a fifteenth of the range in a fifth of the picture
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A moment at which the player changes his mind: how the stream starts, and both actions.
+
+    ``futures`` are the real game's frames under the old and the new action, uint8 [2, AFTER, height, width, 3], or None.
+    """
+
+    start: Any
+    actions: np.ndarray | None
+    old: np.ndarray
+    new: np.ndarray
+    futures: np.ndarray | None = None
+
+
+def run(*, world: str = "maze", trials: int = 32, json: bool = False, plot: Path | None = None, device: str = "auto") -> int:
+    """Measure and print the response of a world for every depth of rollback, and for actions bound at entry only; return 0."""
+    if plot is not None and not importlib.util.find_spec("matplotlib"):
+        raise ValueError("A plot needs matplotlib; install it with pip install -e '.[make]', or leave --plot out.")
+    if trials < 1:
+        raise ValueError(f"--trials is {trials}, but must be at least 1.")
+    loaded = World.load(world, device)
+    report = measure(loaded, list(situations(loaded, trials)))
+    if plot is not None:
+        draw(report, plot)
+    if json:
+        print(jsonlib.dumps(report))
+        return 0
+    print(f"{report['world']} on {report['machine']}: {report['trials']} trials, visible from a mean squared difference of {report['threshold']:.5f}")
+    print(f"{'bound':<12}{'next frame':>12}{'first, frames':>15}{'half, frames':>14}{'PSNR at 8':>11}{'ms':>8}")
+    for name, row in report["bindings"].items():
+        price = "" if row["psnr_at_8"] is None else f"{row['psnr_at_8']:.2f}"
+        print(f"{name:<12}{row['next_frame_share']:>12.0%}{row['first_frames']:>15.2f}{row['half_frames']:>14.2f}{price:>11}{row['tick_ms']:>8.1f}")
+    return 0
+
+
+def situations(world: World, trials: int, seed: int = 0) -> Iterator[Situation]:
+    """Yield situations: of the real game where this world has one and ViZDoom is installed, else of the world's own starts."""
+    rng = np.random.default_rng(seed)
+    if world.card.name == "maze" and importlib.util.find_spec("vizdoom"):
+        yield from real_situations(world, trials, rng)
+        return
+    for n in range(trials):
+        old, new = draw_actions(world, rng)
+        yield Situation(n % world.card.num_starts, None, old, new)
+
+
+def draw_actions(world: World, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw two different actions: nothing, or one held key."""
+    choices = np.concatenate([np.zeros((1, len(world.card.actions))), np.eye(len(world.card.actions))]).astype(np.float32)
+    old, new = rng.choice(len(choices), 2, replace=False)
+    return choices[old], choices[new]
+
+
+def real_situations(world: World, trials: int, rng: np.random.Generator) -> Iterator[Situation]:
+    """Yield situations of the real maze: an explored past, then both futures, played twice from the same seed."""
+    from world_model.training.maze import ACTIONS, Explorer, Maze
+
+    maze, past = Maze(), world.card.start_frames
+    order = [ACTIONS.index(name) for name in world.card.action_names]
+    made = 0
+    while made < trials:
+        seed, walked = int(rng.integers(1 << 30)), int(rng.integers(past, 150))
+        old, new = draw_actions(world, rng)
+        futures, pasts, tapes = [], [], []
+        for action in (old, new):
+            maze.game.set_seed(seed)
+            frame: np.ndarray | None = maze.reset()
+            player, frames, tape = Explorer(np.random.default_rng(seed)), [], []
+            for n in range(walked + BEFORE + AFTER):
+                if n < walked:
+                    names = player.act(frame, maze.depth)  # type: ignore[arg-type]
+                else:
+                    held = old if n < walked + BEFORE else action
+                    names = frozenset(world.card.action_names[i] for i in np.flatnonzero(held))
+                frame, done = maze.step(names)
+                if done or frame is None:
+                    break
+                frames.append(frame)
+                tape.append([float(name in names) for name in ACTIONS])
+            if len(frames) < walked + BEFORE + AFTER:
+                break
+            futures.append(np.stack(frames[-AFTER:]))
+            pasts.append(np.stack(frames[walked - past : walked]))
+            tapes.append(np.array(tape, np.float32)[walked - past : walked, order])
+        if len(futures) == 2 and np.array_equal(pasts[0], pasts[1]):
+            made += 1
+            yield Situation(pasts[0], tapes[0], old, new, np.stack(futures))
+    maze.close()
+
+
+def measure(world: World, trials: list[Situation], seed: int = 0) -> dict[str, Any]:
+    """Return the report: the threshold, and for every binding its curve and figures."""
+    deepest = world.card.max_rollback
+    bindings: dict[str, dict[str, Any]] = {"at entry": {"rollback": 0, "late": False}}
+    bindings |= {f"rollback {depth}" if depth else "late": {"rollback": depth} for depth in range(deepest + 1)}
+    gaps: dict[str, list[np.ndarray]] = {name: [] for name in bindings}
+    prices: dict[str, list[float]] = {name: [] for name in bindings}
+    times: dict[str, list[float]] = {name: [] for name in bindings}
+    for n, trial in enumerate(trials):
+        stream = world.stream(seed=seed + n, start=trial.start, actions=trial.actions)
+        for _ in range(BEFORE):
+            stream.tick(trial.old, rollback=0)
+        saved = stream.snapshot()
+        kept = play(stream, trial.old, {"rollback": 0})[0]
+        for name, binding in bindings.items():
+            stream.restore(saved)
+            changed, took = play(stream, trial.new, binding)
+            gaps[name].append(difference(kept, changed))
+            times[name].append(took)
+            if trial.futures is not None:
+                prices[name].append(psnr(changed[PRICE_AT - 1], trial.futures[1][PRICE_AT - 1]))
+    real = np.stack([difference(t.futures[0], t.futures[1]) for t in trials if t.futures is not None]) if trials[0].futures is not None else None
+    threshold = UNKNOWN_THRESHOLD if real is None else float(np.percentile(real[:, 0][real[:, 0] > 0], 10))
+    counts = np.ones(len(trials), bool) if real is None else real[:, 0] >= threshold
+    report: dict[str, Any] = {"world": world.card.name, "machine": machine(), "trials": len(trials), "threshold": threshold, "bindings": {}}
+    if real is not None:
+        report["real"] = figures(real, threshold, counts)
+    for name in bindings:
+        price = round(float(np.mean(prices[name])), 2) if prices[name] else None
+        report["bindings"][name] = {**figures(np.stack(gaps[name]), threshold, counts), "psnr_at_8": price, "tick_ms": round(float(np.median(times[name])), 1)}
+    return report
+
+
+def play(stream: Stream, action: np.ndarray, binding: dict[str, Any]) -> tuple[np.ndarray, float]:
+    """Return the frames [AFTER, height, width, 3] under an action and how many ms the first of them took."""
+    began = time.perf_counter()
+    frames = [stream.tick(action, **binding)]
+    took = 1000 * (time.perf_counter() - began)
+    return np.stack(frames + [stream.tick(action, **binding) for _ in range(AFTER - 1)]), took
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the mean squared difference per frame of uint8 frames [n, height, width, 3], in units of the full range."""
+    return ((a.astype(np.float32) - b) / 255).reshape(len(a), -1).__pow__(2).mean(1)
+
+
+def figures(gaps: np.ndarray, threshold: float, counts: np.ndarray) -> dict[str, Any]:
+    """Condense differences [trials, AFTER]; `counts` are the trials in which the real game's next frame differs visibly.
+
+    Returns:
+        the mean curve; the share of those trials whose next frame differs visibly; the mean number of frames to the first that does, and to the
+        first that has half the final difference (1 is the next frame; what never comes counts as one more than was watched).
+    """
+    final = gaps[:, -SETTLED:].mean(1, keepdims=True)
+    return {
+        "curve": [round(float(gap), 6) for gap in gaps.mean(0)],
+        "next_frame_share": round(float((gaps[counts, 0] >= threshold).mean()), 4) if counts.any() else 0.0,
+        "first_frames": round(float(_frames_until(gaps >= threshold).mean()), 3),
+        "half_frames": round(float(_frames_until(gaps >= final / 2).mean()), 3),
+    }
+
+
+def _frames_until(reached: np.ndarray) -> np.ndarray:
+    return np.where(reached.any(1), reached.argmax(1) + 1, reached.shape[1] + 1)
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Save the curves as a picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    rows = report["bindings"] | ({"real game": report["real"]} if "real" in report else {})
+    for name, row in rows.items():
+        axes.plot(range(1, len(row["curve"]) + 1), row["curve"], label=name, color="black" if name == "real game" else None)
+    axes.axhline(report["threshold"], linestyle=":", color="grey", label="visible")
+    axes.set(xlabel="frames after the change", ylabel="mean squared difference from the twin", yscale="log")
+    axes.legend()
+    figure.savefig(path)
+    pyplot.close(figure)
