@@ -31,18 +31,10 @@ def turning_shifts(maze: World, action: str, sign: int) -> list[int]:
     return shifts
 
 
-BLURRED = pytest.mark.xfail(reason="the shipped maze blurs within a second; a better world must pass")
-
-
-@pytest.mark.parametrize(("action", "sign"), [pytest.param("turn_left", 1, marks=BLURRED), ("turn_right", -1)])
+@pytest.mark.parametrize(("action", "sign"), [("turn_left", 1), ("turn_right", -1)])
 def test_turning_moves_the_scene_the_other_way(maze: World, action: str, sign: int) -> None:
     shifts = turning_shifts(maze, action, sign)
     assert np.mean(np.array(shifts) > 0) > 0.7, shifts
-
-
-@pytest.mark.parametrize(("action", "sign"), [("turn_left", 1), ("turn_right", -1)])
-def test_the_median_turn_is_some_pixels(maze: World, action: str, sign: int) -> None:
-    shifts = turning_shifts(maze, action, sign)
     assert np.median(shifts) >= 2, shifts
 
 

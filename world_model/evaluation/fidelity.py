@@ -37,7 +37,7 @@ def measure(world: World, clips: Clips, *, trials: int = 32, seed: int = 0, shee
         for h in HORIZONS:
             truth, before = real[past + h - 1], slice(h - 1, past + h - 1)
             forced = world.stream(seed=seed + n, start=real[before], actions=actions[before]).tick(actions[past + h - 1])
-            coded = world.autoencoder.decode(world.autoencoder.encode(torch.from_numpy(truth[None]).to(world.device)))[0].cpu().numpy()
+            coded = world.autoencoder.decode(world.autoencoder.encode(torch.from_numpy(truth[None].copy()).to(world.device)))[0].cpu().numpy()
             for kind, frame in (("free_running", made[h - 1]), ("teacher_forced", forced), ("autoencoder", coded), ("repeat_last", real[past - 1])):
                 kinds[kind][h].append(psnr(frame, truth))
     if sheet is not None:
