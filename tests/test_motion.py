@@ -1,5 +1,6 @@
 """Motion compensation: what a flow means, and that a network can learn one."""
 
+import numpy as np
 import torch
 
 from world_model.motion import Motion, warp
@@ -49,7 +50,5 @@ def test_motion_learns_to_follow_an_action() -> None:
 
 
 def test_warps_of_a_batch_lie_within_their_bounds() -> None:
-    import numpy as np
-
     maps = draw_warps(np.random.default_rng(0), 500)
     assert maps[:, 0, 0].log().abs().max() <= 0.2 and maps[:, 0, 2].abs().max() <= 0.19 and 150 < int((maps[:, 1, 2] == 0).sum()) < 350

@@ -84,7 +84,12 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
     _, _, height, width = images.shape
     x = (torch.arange(width, device=images.device) + flow[:, 0] + 0.5) * (2 / width) - 1
     y = (torch.arange(height, device=images.device)[:, None] + flow[:, 1] + 0.5) * (2 / height) - 1
-    return F.grid_sample(images, torch.stack([x, y], -1), mode="bicubic", padding_mode="border", align_corners=False)
+    return resample(images, torch.stack([x, y], -1))
+
+
+def resample(images: Tensor, grid: Tensor) -> Tensor:
+    """Sample images [n, c, h, w] bicubically at the places of a grid [n, h, w, 2] (as `F.grid_sample` takes them); what lies outside is the border."""
+    return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
 
 
 def _last(images: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, TextIO, cast
@@ -44,22 +43,16 @@ class Facts(msgspec.Struct, frozen=True):
     actions: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=1024)]
 
 
-class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    actions: list[str]
+class Tick(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What led to one frame: action names, and by how many levels the window was rolled back first."""
+
+    actions: tuple[str, ...]
     rollback: Annotated[int, Meta(ge=0, le=31)] = 0
 
 
 def frame_digest(frame: np.ndarray) -> str:
     """Return the hex digest of one uint8 frame [height, width, 3]."""
     return hashlib.blake2b(np.ascontiguousarray(frame).tobytes(), digest_size=DIGEST_BYTES).hexdigest()
-
-
-@dataclass(frozen=True)
-class Tick:
-    """What led to one frame: action names, and by how many levels the window was rolled back first."""
-
-    actions: tuple[str, ...]
-    rollback: int = 0
 
 
 class SessionWriter:
@@ -237,14 +230,14 @@ def read_ticks(path: Path, vocabulary: Iterable[str] | None = None, *, partial: 
                 if not line.strip():
                     continue
                 try:
-                    tick = msgspec.convert(json.loads(line), list[str] | _Line)
+                    told = msgspec.convert(json.loads(line), tuple[str, ...] | Tick)
                 except (ValueError, RecursionError, msgspec.ValidationError):
                     raise SessionError(f"{path} line {number} is not a JSON list of action names.") from None
-                actions, rollback = (tick, 0) if isinstance(tick, list) else (tick.actions, tick.rollback)
-                unknown = [name for name in actions if known is not None and name not in known]
+                tick = told if isinstance(told, Tick) else Tick(told)
+                unknown = [name for name in tick.actions if known is not None and name not in known]
                 if unknown:
                     raise SessionError(f"{path} line {number} has the unknown action {unknown[0]!r}; known are {', '.join(sorted(known or ()))}.")
-                tape.append(Tick(tuple(actions), rollback))
+                tape.append(tick)
     except (OSError, UnicodeDecodeError) as error:
         raise SessionError(f"Cannot read the tape {path}: {getattr(error, 'strerror', None) or error}.") from error
     return tape

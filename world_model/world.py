@@ -186,8 +186,8 @@ class Stream:
             WorldError: there is no such action or rollback, or the world comes to numbers that are not finite.
         """
         levels = self.world.card.rollback if rollback is None else rollback
-        if not 0 <= levels < len(self.world.window.ladder):
-            raise WorldError(f"This world can be rolled back by 0 to {len(self.world.window.ladder) - 1} levels, not by {levels}.")
+        if not 0 <= levels <= self.world.card.max_rollback:
+            raise WorldError(f"This world can be rolled back by 0 to {self.world.card.max_rollback} levels, not by {levels}.")
         vectors = np.stack([self.world.action_vector(a) for a in (action if self.batched else [action])])
         held = torch.from_numpy(vectors).to(self.world.device)
         changed = self.held is not None and not np.array_equal(self.held, vectors)

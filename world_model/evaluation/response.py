@@ -80,38 +80,33 @@ def draw_actions(world: World, rng: np.random.Generator) -> tuple[np.ndarray, np
 
 def real_situations(world: World, trials: int, rng: np.random.Generator) -> Iterator[Situation]:
     """Yield situations of the real maze: an explored past, then both futures, played twice from the same seed."""
-    from world_model.training.maze import ACTIONS, Explorer, Maze
+    from world_model.training.maze import Explorer, Maze
 
     maze, past = Maze(), world.card.start_frames
-    order = [ACTIONS.index(name) for name in world.card.action_names]
+
+    def play_real(seed: int, walked: int, then: list[frozenset[str]]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Explore, then hold what is given; return the frames and action vectors from the past on, or None if the episode ends."""
+        maze.game.set_seed(seed)
+        frame: np.ndarray | None = maze.reset()
+        player, frames, vectors = Explorer(np.random.default_rng(seed)), [], []
+        for n in range(walked + len(then)):
+            if frame is None:
+                return None
+            names = player.act(frame, maze.depth) if n < walked else then[n - walked]
+            frame, _ = maze.step(names)
+            frames.append(frame)
+            vectors.append(world.action_vector(names))
+        return None if frame is None else (np.stack(frames[walked - past :]), np.stack(vectors[walked - past :]))  # type: ignore[arg-type]
+
     made = 0
     while made < trials:
         seed, walked = int(rng.integers(1 << 30)), int(rng.integers(past, 150))
         old, new = draw_actions(world, rng)
-        futures, pasts, tapes = [], [], []
-        for action in (old, new):
-            maze.game.set_seed(seed)
-            frame: np.ndarray | None = maze.reset()
-            player, frames, tape = Explorer(np.random.default_rng(seed)), [], []
-            for n in range(walked + BEFORE + AFTER):
-                if n < walked:
-                    names = player.act(frame, maze.depth)  # type: ignore[arg-type]
-                else:
-                    held = old if n < walked + BEFORE else action
-                    names = frozenset(world.card.action_names[i] for i in np.flatnonzero(held))
-                frame, done = maze.step(names)
-                if done or frame is None:
-                    break
-                frames.append(frame)
-                tape.append([float(name in names) for name in ACTIONS])
-            if len(frames) < walked + BEFORE + AFTER:
-                break
-            futures.append(np.stack(frames[-AFTER:]))
-            pasts.append(np.stack(frames[walked - past : walked]))
-            tapes.append(np.array(tape, np.float32)[walked - past : walked, order])
-        if len(futures) == 2 and np.array_equal(pasts[0], pasts[1]):
+        kept, changed = (frozenset(world.card.action_names[i] for i in np.flatnonzero(action)) for action in (old, new))
+        plays = [play_real(seed, walked, [kept] * BEFORE + [names] * AFTER) for names in (kept, changed)]
+        if plays[0] and plays[1] and np.array_equal(plays[0][0][:past], plays[1][0][:past]):
             made += 1
-            yield Situation(pasts[0], tapes[0], old, new, np.stack(futures))
+            yield Situation(plays[0][0][:past], plays[0][1][:past], old, new, np.stack([frames[-AFTER:] for frames, _ in (plays[0], plays[1])]))
     maze.close()
 
 
@@ -158,7 +153,7 @@ def play(stream: Stream, action: np.ndarray, binding: dict[str, Any]) -> tuple[n
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the mean squared difference per frame of uint8 frames [n, height, width, 3], in units of the full range."""
-    return ((a.astype(np.float32) - b) / 255).reshape(len(a), -1).__pow__(2).mean(1)
+    return np.square((a.astype(np.float32) - b) / 255).mean((1, 2, 3))
 
 
 def figures(gaps: np.ndarray, threshold: float, counts: np.ndarray) -> dict[str, Any]:

@@ -34,13 +34,8 @@ class Adversary:
         self.optimizer = MuonAdamW(self.network, muon_rate, adam_rate)
 
     def doubt(self, made: Tensor) -> Tensor:
-        """Return how much pictures [batch, 3, height, width] look made up: what a student is to lessen. The discriminator itself does not learn."""
-        for parameter in self.network.parameters():
-            parameter.requires_grad_(False)
-        doubt = -self.network(made.contiguous(memory_format=torch.channels_last)).float().mean()
-        for parameter in self.network.parameters():
-            parameter.requires_grad_(True)
-        return doubt
+        """Return how much pictures [batch, 3, height, width] look made up: what a student is to lessen. For `torch.autograd.grad`."""
+        return -self.network(made.contiguous(memory_format=torch.channels_last)).float().mean()
 
     def learn(self, made: Tensor, real: Tensor) -> float:
         """Make one step at telling made pictures from real ones; return the loss, 2 for one that cannot tell."""

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from world_model.autoencoder import Autoencoder, AutoencoderConfig
+from world_model.motion import resample
 from world_model.training.data import Clips
 from world_model.training.optimizer import MuonAdamW
 from world_model.training.run import Run, learning_rate
@@ -48,8 +49,7 @@ def draw_warps(rng: np.random.Generator, count: int, size: float = 0.2, right: f
 
 def warp(images: Tensor, maps: Tensor) -> Tensor:
     """Warp images [n, c, h, w] by affine maps [n, 2, 3]; what lies outside is the border."""
-    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    return resample(images, F.affine_grid(maps, list(images.shape), align_corners=False))
 
 
 def inside(maps: Tensor, height: int, width: int) -> Tensor:

@@ -1,6 +1,5 @@
 """One optimizer for all networks: Muon on matrices (and on convolutions seen as matrices), AdamW on everything else."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,16 +18,13 @@ class MuonAdamW:
         model: the network.
         muon_rate, adam_rate: their base rates.
         weight_decay: of the matrices.
-        choose: which parameters Muon takes; the others go to AdamW.
     """
 
-    def __init__(
-        self, model: nn.Module, muon_rate: float, adam_rate: float, weight_decay: float = 0.01, choose: Callable[[str, nn.Parameter], bool] = is_inner_matrix
-    ) -> None:
+    def __init__(self, model: nn.Module, muon_rate: float, adam_rate: float, weight_decay: float = 0.01) -> None:
         named = list(model.named_parameters())
-        self.parameters = [p for name, p in named if choose(name, p)]
+        self.parameters = [p for name, p in named if is_inner_matrix(name, p)]
         self.matrices = [nn.Parameter(as_matrix(p.data, p)) for p in self.parameters]
-        rest = [p for name, p in named if not choose(name, p)]
+        rest = [p for name, p in named if not is_inner_matrix(name, p)]
         self.muon = torch.optim.Muon(self.matrices, lr=muon_rate, weight_decay=weight_decay, momentum=0.95)
         self.adamw = torch.optim.AdamW(rest, lr=adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         self.rates = (muon_rate, adam_rate)

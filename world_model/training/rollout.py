@@ -103,9 +103,7 @@ class Rollout:
         self.rows, self.seed = starts[rng.integers(len(starts), size=recipe.batch)], int(rng.integers(1 << 62))
         self.begin, self.end = past, past + ticks
         self.window = self._new_window()
-        sink = self.clips.draw_sinks(self.rows, rng)[:, None] + np.arange(self.config.context.sink)
-        rows = np.concatenate([sink, self.rows[:, None] + np.arange(self.config.context.sink, past)], 1)
-        self.window.remember(self.clips.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.clips.actions[rows]))
+        self.window.remember(*self.clips.with_sinks(self.rows, self.config.context.sink, past, rng))
 
     def _new_window(self) -> RollingWindow:
         shape = self.autoencoder.config.latent_shape

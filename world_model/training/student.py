@@ -2,8 +2,8 @@
 
 One sequence holds a clip twice: clean, as the past, and noisy, cut into windows that do not overlap. Clean frames look back; each window looks at the clean
 frames before it and at all of itself, at a rising ladder of noise levels. As in play: the sink is two frames from the beginning of the past (adjacent, or
-from long before), the past is a little wrong, frames ahead of the front are labelled with the action held now, and windows come in warm-up
-shapes too.
+from long before), the past is a little wrong, and windows come in warm-up shapes too. Every frame is labelled with its own action, which is what led to it from
+the frame before it; the action that play holds on the frames ahead comes with the rollouts.
 """
 
 import copy
@@ -36,8 +36,8 @@ class StudentRecipe:
     """How to train a student.
 
     ``clip_windows`` full windows per clip carry loss; the past of ``past_noise_share`` of the clips is noised, by a standard deviation of up to
-    ``past_noise``, and of as many blurred, by a share of up to ``past_blur``; ``held_share`` of the windows have their front action held for all frames.
-    After the share ``rollout_from`` of the steps, every step corrects one tick of rollouts on the student's own history, and clips only every other.
+    ``past_noise``, and of as many blurred, by a share of up to ``past_blur``. After the share ``rollout_from`` of the steps, every step corrects one tick
+    of rollouts on the student's own history, and clips only every other.
     """
 
     model: TransformerConfig = TransformerConfig(
@@ -52,7 +52,6 @@ class StudentRecipe:
     past_noise: float = 0.1
     past_blur: float = 0.3
     past_noise_share: float = 0.5
-    held_share: float = 0.0
     level_jitter: float = 0.3
     short_share: float = 0.25
     rollout: RolloutRecipe = RolloutRecipe()
@@ -156,15 +155,17 @@ class LatentClips:
     def draw(self, layout: Layout, batch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Draw clips with their sinks: latents [batch, sink + frames, c, h, w] and actions [batch, sink + frames, num_actions]."""
         starts = self.clips.starts(layout.sink + layout.frames)
-        first = starts[rng.integers(len(starts), size=batch)]
-        sink = self.draw_sinks(first, rng)
-        rows = np.concatenate([sink[:, None] + np.arange(layout.sink), first[:, None] + layout.sink + np.arange(layout.frames)], 1)
-        return self.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.actions[rows])
+        return self.with_sinks(starts[rng.integers(len(starts), size=batch)], layout.sink, layout.sink + layout.frames, rng)
 
-    def draw_sinks(self, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Draw for clips that begin at the rows `first` where their sinks begin: with the clip itself, or any time before in its session."""
+    def with_sinks(self, first: np.ndarray, sink: int, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return clips of `length` frames from the rows `first` on, latents and actions; their first `sink` frames are from there or from long before.
+
+        Where a sink begins is drawn: with the clip itself, or at any time before in its session.
+        """
         begin = self.clips.bounds[self.clips.session_of(first)]
-        return np.where(rng.random(len(first)) < 0.4, first, rng.integers(begin, first + 1))
+        sinks = np.where(rng.random(len(first)) < 0.4, first, rng.integers(begin, first + 1))
+        rows = np.concatenate([sinks[:, None] + np.arange(sink), first[:, None] + np.arange(sink, length)], 1)
+        return self.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.actions[rows])
 
 
 def blur(frames: Tensor, share: Tensor) -> Tensor:
@@ -187,13 +188,9 @@ def clip_loss(
     sigma = draw_levels(recipe, layout, batch, rng)
     noisy = add_noise(target, torch.randn_like(target), sigma[..., None, None, None])
 
-    labels = actions[:, sink + layout.offset :].unflatten(1, (layout.count, layout.size))
-    held = torch.from_numpy(rng.random((batch, layout.count)) < recipe.held_share)[..., None, None]
-    labels = torch.where(held, labels[:, :, :1], labels).flatten(1, 2)
-
     x = torch.cat([latents[:, :sink], known[:, : -layout.size], noisy], 1)
     levels = torch.cat([torch.zeros(batch, past), sigma], 1)
-    all_actions = torch.cat([actions[:, :past], labels], 1)
+    all_actions = torch.cat([actions[:, :past], actions[:, sink + layout.offset :]], 1)
     grid = (latents.shape[3] // config.patch_size[0], latents.shape[4] // config.patch_size[1])
     before = known[:, layout.offset - 1 : -1]
     x0 = model(x, levels, layout.attention(grid, config.head_width), all_actions, None, noisy.shape[1], before)
