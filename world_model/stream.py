@@ -72,7 +72,8 @@ class RollingWindow:
         self.levels: list[int] = []  # of each block in the window: its place on the ladder
         self.x = torch.zeros(batch, 0, *shape, device=self.device)  # [b, blocks * block frames, c, h, w]
         self.actions = torch.zeros(batch, 0, model.config.num_actions, device=self.device)  # of each frame in the window
-        self.clean: tuple[Tensor, Tensor] | None = None  # the block finished last and its actions, not in the cache yet
+        self.lived = self.actions.new_zeros(batch, config.block_frames + model.config.action_history - 1, model.config.num_actions)  # of the frames before it
+        self.clean: Tensor | None = None  # the block finished last, not in the cache yet
         self.last = torch.zeros(batch, 1, *shape, device=self.device)  # the newest finished frame
         self.x0 = self.x  # what the last pass predicted for the blocks that are still in the window
         self.rollbacks = 0
@@ -85,9 +86,7 @@ class RollingWindow:
         size = self.config.block_frames
         for first in range(0, latents.shape[1], size):
             self._flush()
-            self.clean = latents[:, first : first + size], actions[:, first : first + size]
-            self.last = self.clean[0][:, -1:]
-            self.start += 1
+            self._finish(latents[:, first : first + size], actions[:, first : first + size])
 
     def advance(self, action: Tensor | None, *, append: bool = True, late: bool = True) -> Tensor | None:
         """Make one pass; return the block that it finished [b, block frames, c, h, w], or None while the window fills up.
@@ -136,10 +135,9 @@ class RollingWindow:
         size, finished = self.config.block_frames, None
         if self.levels[0] == len(self.config.ladder) - 1:
             finished, x0 = x0[:, :size], x0[:, size:]
-            self.clean, self.last = (finished, self.actions[:, :size]), finished[:, -1:]
+            self._finish(finished, self.actions[:, :size])
             self.actions = self.actions[:, size:]
             self.levels.pop(0)
-            self.start += 1
         self.levels = [level + 1 for level in self.levels]
         self.x, self.x0 = self._noised(x0, rollback), x0
         return finished
@@ -155,18 +153,24 @@ class RollingWindow:
     def denoise(self) -> Tensor:
         """Return x0 of the window [b, blocks * block frames, c, h, w]; the clean block, if one waits, enters the cache on the way."""
         size, blocks = self.config.block_frames, len(self.levels)
-        x, actions, clean = self.x, self.actions, None
+        x, clean = self.x, None
         sigma = [self.config.ladder[level] for level in self.levels for _ in range(size)]
         if self.clean is not None:
             clean = self.start - 1
-            x, actions = torch.cat([self.clean[0], x], 1), torch.cat([self.clean[1], actions], 1)
-            sigma = [0.0] * size + sigma
+            x, sigma = torch.cat([self.clean, x], 1), [0.0] * size + sigma
             self.clean = None
+        actions = histories(torch.cat([self.lived, self.actions], 1), self.model.config.action_history)[:, -x.shape[1] :]
         attend = ContextAttention(self.cache, clean, self.start, blocks, self.grid, size)
         sigmas = torch.tensor(sigma, dtype=torch.float64, device=self.device).expand(len(x), -1)
         known = torch.cat([self.last, self.x0], 1)
         before = torch.cat([known, *[known[:, -1:]] * (size - 1)], 1)[:, : blocks * size]
         return self.model(x, sigmas, attend, actions if self.model.config.num_actions else None, self.text, blocks * size, before)
+
+    def _finish(self, block: Tensor, actions: Tensor) -> None:
+        """Let a block be the past: it is to enter the cache, and the next frame moves its last one."""
+        self.clean, self.last = block, block[:, -1:]
+        self.lived = torch.cat([self.lived, actions], 1)[:, -self.lived.shape[1] :]
+        self.start += 1
 
     def _flush(self) -> None:
         """Bring the clean block that waits into the cache, in a pass of its own."""
@@ -178,17 +182,21 @@ class RollingWindow:
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of everything that changes."""
-        clean = None if self.clean is None else tuple(t.clone() for t in self.clean)
         return {
-            "start": self.start, "levels": list(self.levels), "x": self.x.clone(), "actions": self.actions.clone(),
-            "clean": clean, "last": self.last.clone(), "x0": self.x0.clone(),
+            "start": self.start, "levels": list(self.levels), "x": self.x.clone(), "actions": self.actions.clone(), "lived": self.lived.clone(),
+            "clean": None if self.clean is None else self.clean.clone(), "last": self.last.clone(), "x0": self.x0.clone(),
             "rollbacks": self.rollbacks, "k": self.cache.k.clone(), "v": self.cache.v.clone(),
         }  # fmt: skip
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go back to a snapshot, which stays valid."""
-        self.start, self.levels, self.clean = saved["start"], list(saved["levels"]), saved["clean"]
-        self.x, self.actions, self.last = saved["x"].clone(), saved["actions"].clone(), saved["last"].clone()
-        self.x0, self.rollbacks = saved["x0"].clone(), saved["rollbacks"]
+        self.start, self.levels, self.rollbacks = saved["start"], list(saved["levels"]), saved["rollbacks"]
+        self.x, self.actions, self.lived = saved["x"].clone(), saved["actions"].clone(), saved["lived"].clone()
+        self.clean, self.last, self.x0 = saved["clean"], saved["last"].clone(), saved["x0"].clone()
         self.cache.k.copy_(saved["k"])
         self.cache.v.copy_(saved["v"])
+
+
+def histories(actions: Tensor, length: int) -> Tensor:
+    """Return for each frame, from the `length`-th on, its action and those before it: [b, frames, n] to [b, frames - length + 1, length, n]."""
+    return actions.unfold(1, length, 1).transpose(2, 3)

@@ -33,6 +33,7 @@ class TransformerConfig:
     ``places``, if not None, is the (rows, columns) of tokens in a frame and gives each place a learned embedding: floors are below and walking zooms
     about the middle, which relative positions alone do not tell. ``motion_channels``, if not 0, is the width of motion compensation
     (`world_model.motion`, with ``motion_blocks`` residual pairs), whose prediction is added to the head's. The published checkpoints have neither.
+    Every frame is told the last ``action_history`` actions up to its own: bodies have inertia, and a game may turn more slowly at first.
     """
 
     dim: int = 384
@@ -46,6 +47,7 @@ class TransformerConfig:
     motion_channels: int = 0
     motion_blocks: int = 3
     num_actions: int = 0
+    action_history: int = 1
     text_dim: int = 0
     text_len: int = 0
     eps: float = 1e-6
@@ -164,7 +166,7 @@ class Transformer(nn.Module):
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         if config.num_actions:
-            first, last = nn.Linear(config.num_actions, dim), nn.Linear(dim, dim)
+            first, last = nn.Linear(config.action_history * config.num_actions, dim), nn.Linear(dim, dim)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
             self.action_embedding = nn.Sequential(first, nn.SiLU(), last)
@@ -191,7 +193,7 @@ class Transformer(nn.Module):
 
         Args:
             attend: which keys each query sees.
-            actions: [b, f, num_actions], the action that led to each frame.
+            actions: [b, f, action_history, num_actions], the actions that led to each frame, its own last.
             text: what `embed_text` returned.
             wanted: how many of the last frames to predict (default: all); the others are only attended to.
             before: [b, wanted, c, h, w], for each of these the frame before it, as far as it is known; only for models with motion compensation.
@@ -209,7 +211,7 @@ class Transformer(nn.Module):
 
         e = self.time_embedding(sinusoid(1000 * sigma, self.config.freq_dim).to(weight.dtype))  # [b, f, d]
         if actions is not None:
-            e = e + self.action_embedding(actions.to(weight.dtype))
+            e = e + self.action_embedding(actions.flatten(2).to(weight.dtype))
         e6 = self.time_projection(e).unflatten(-1, (6, -1))  # [b, f, 6, d]
         for layer, block in enumerate(self.blocks):
             tokens = block(tokens, e6, layer, attend, None if text is None else text[layer])

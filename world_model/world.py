@@ -295,6 +295,8 @@ def _faults(card: Card, transformer: TransformerConfig, autoencoder: Autoencoder
         yield "freq_dim must be even and eps lie between 0 and 1"
     if transformer.prediction not in ("x0", "velocity"):
         yield "the prediction must be x0 or velocity"
+    if not 1 <= transformer.action_history <= 256:
+        yield "action_history must lie between 1 and 256"
     if transformer.motion_channels < 0:
         yield "motion_channels must not be negative"
     if transformer.text_dim != 0:

@@ -58,6 +58,12 @@ class Clips:
         """Return every row at which a clip of `length` frames fits inside one session."""
         return np.concatenate([np.arange(a, b - length + 1) for a, b in zip(self.bounds[:-1], self.bounds[1:], strict=True)])
 
+    def histories(self, rows: np.ndarray, length: int) -> np.ndarray:
+        """Return the last `length` actions up to each row, float32 [..., length, actions]; before the beginning of a session none is held."""
+        wanted = rows[..., None] + np.arange(1 - length, 1)
+        lived = wanted >= self.bounds[self.session_of(rows)][..., None]
+        return self.actions[np.maximum(wanted, 0)] * lived[..., None].astype(np.float32)
+
     def session_of(self, rows: np.ndarray) -> np.ndarray:
         """Return the index of the session each row belongs to."""
         return np.searchsorted(self.bounds, rows, side="right") - 1

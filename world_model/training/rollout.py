@@ -98,12 +98,13 @@ class Rollout:
         """Start all streams again from real clips, their sinks adjacent or from long before."""
         recipe = self.recipe
         ticks = int(rng.integers(recipe.shortest, recipe.longest + 1))
-        past = int(rng.integers(self.config.context.sink + 1, recipe.past + 1))
+        past = int(rng.integers(min(recipe.past, self.config.context.sink + self.model.config.action_history), recipe.past + 1))
         starts = self.clips.clips.starts(past + ticks + len(self.config.ladder))
         self.rows, self.seed = starts[rng.integers(len(starts), size=recipe.batch)], int(rng.integers(1 << 62))
         self.begin, self.end = past, past + ticks
         self.window = self._new_window()
-        self.window.remember(*self.clips.with_sinks(self.rows, self.config.context.sink, past, rng))
+        rows = self.clips.with_sinks(self.rows, self.config.context.sink, past, rng)
+        self.window.remember(self.clips.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.clips.actions[rows]))
 
     def _new_window(self) -> RollingWindow:
         shape = self.autoencoder.config.latent_shape

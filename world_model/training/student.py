@@ -41,7 +41,7 @@ class StudentRecipe:
     """
 
     model: TransformerConfig = TransformerConfig(
-        dim=256, ffn_dim=1024, in_channels=4, patch_size=(4, 8), places=(6, 4), motion_channels=64, motion_blocks=4, num_actions=5
+        dim=256, ffn_dim=1024, in_channels=4, patch_size=(4, 8), places=(6, 4), motion_channels=64, motion_blocks=4, num_actions=5, action_history=8
     )
     window: WindowConfig = WindowConfig((1.0, 0.95, 0.88, 0.78, 0.65), context=ContextConfig(sink=2, cache=17, attention=21))
     steps: int = 5000
@@ -152,20 +152,20 @@ class LatentClips:
         path.with_suffix(".part").rename(path)
         return cls(clips, torch.cat(parts))
 
-    def draw(self, layout: Layout, batch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Draw clips with their sinks: latents [batch, sink + frames, c, h, w] and actions [batch, sink + frames, num_actions]."""
+    def draw(self, layout: Layout, batch: int, history: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Draw clips with their sinks: latents [batch, sink + frames, c, h, w] and the actions that led to them [batch, sink + frames, history, actions]."""
         starts = self.clips.starts(layout.sink + layout.frames)
-        return self.with_sinks(starts[rng.integers(len(starts), size=batch)], layout.sink, layout.sink + layout.frames, rng)
+        rows = self.with_sinks(starts[rng.integers(len(starts), size=batch)], layout.sink, layout.sink + layout.frames, rng)
+        return self.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.histories(rows, history))
 
-    def with_sinks(self, first: np.ndarray, sink: int, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return clips of `length` frames from the rows `first` on, latents and actions; their first `sink` frames are from there or from long before.
+    def with_sinks(self, first: np.ndarray, sink: int, length: int, rng: np.random.Generator) -> np.ndarray:
+        """Return the rows of clips of `length` frames from the rows `first` on; their first `sink` frames are from there or from long before.
 
         Where a sink begins is drawn: with the clip itself, or at any time before in its session.
         """
         begin = self.clips.bounds[self.clips.session_of(first)]
         sinks = np.where(rng.random(len(first)) < 0.4, first, rng.integers(begin, first + 1))
-        rows = np.concatenate([sinks[:, None] + np.arange(sink), first[:, None] + np.arange(sink, length)], 1)
-        return self.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.actions[rows])
+        return np.concatenate([sinks[:, None] + np.arange(sink), first[:, None] + np.arange(sink, length)], 1)
 
 
 def blur(frames: Tensor, share: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ def train_student(
         rolls = step >= recipe.rollout_from * recipe.steps
         if not rolls or step % 2:
             layout = draw_layout(recipe, rng)
-            latents, actions = train.draw(layout, recipe.batch, rng)
+            latents, actions = train.draw(layout, recipe.batch, recipe.model.action_history, rng)
             with torch.autocast("cpu", torch.bfloat16):
                 loss, errors, sigma = clip_loss(model, recipe, latents, actions, layout, rng)
             loss.backward()
