@@ -141,5 +141,6 @@ def test_the_student_learns_what_the_actions_do(latents: LatentClips, autoencode
         torch.manual_seed(0)
         rng, layout = np.random.default_rng(2), Layout(2, 2, 3, 3)
         with torch.no_grad():
-            errors[name] = float(np.mean([float(clip_loss(model, recipe, *data.draw(layout, 16, recipe.model.action_history, rng), layout, rng)[0]) for _ in range(4)]))
+            losses = [clip_loss(model, recipe, *data.draw(layout, 16, recipe.model.action_history, rng), layout, rng)[0].item() for _ in range(4)]
+        errors[name] = float(np.mean(losses))
     assert errors["true"] < 0.9 * errors["shuffled"], errors

@@ -52,8 +52,9 @@ class StudentRecipe:
     past_noise: float = 0.1
     past_blur: float = 0.3
     past_noise_share: float = 0.5
-    level_jitter: float = 0.3
+    level_jitter: float = 0.5
     short_share: float = 0.25
+    flat_share: float = 0.2
     rollout: RolloutRecipe = RolloutRecipe()
     rollout_from: float = 0.2
 
@@ -121,7 +122,10 @@ def draw_layout(recipe: StudentRecipe, rng: np.random.Generator) -> Layout:
 
 
 def draw_levels(recipe: StudentRecipe, layout: Layout, batch: int, rng: np.random.Generator) -> Tensor:
-    """Draw the noise levels [batch, noisy frames]: a run of the ladder for each window, jittered between its neighbours."""
+    """Draw the noise levels [batch, noisy frames]: a run of the ladder for each window, jittered between its neighbours.
+
+    A share of the clips has one level for all frames instead: in this shape the network is the teacher of the distillation.
+    """
     ladder = np.array(recipe.window.ladder)
     full = len(ladder)
     shape = (batch, layout.count)
@@ -129,6 +133,8 @@ def draw_levels(recipe: StudentRecipe, layout: Layout, batch: int, rng: np.rando
     sigma = ladder[lowest[..., None] - np.arange(layout.size)]
     logit = np.log(sigma / (1 - np.minimum(sigma, 0.995))) + recipe.level_jitter * rng.standard_normal(sigma.shape)
     sigma = np.where(sigma < 1, 1 / (1 + np.exp(-logit)), 1.0)
+    flat = rng.random((batch, 1, 1)) < recipe.flat_share
+    sigma = np.where(flat, rng.uniform(0.02, 0.98, (batch, 1, 1)), sigma)
     return torch.from_numpy(sigma.reshape(batch, -1).astype(np.float32))
 
 

@@ -17,11 +17,12 @@ from world_model.evaluation import fidelity
 from world_model.training import maze
 from world_model.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from world_model.training.data import Clips
+from world_model.training.judge import JudgeRecipe, train_judge
 from world_model.training.student import LatentClips, StudentRecipe, train_student
 from world_model.transformer import Transformer
 from world_model.world import World
 
-Stage = Literal["autoencoder", "student", "export", "all"]
+Stage = Literal["autoencoder", "student", "judge", "all"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class WorldRecipe:
     actions: tuple[ActionSpec, ...]
     autoencoder: AutoencoderRecipe = AutoencoderRecipe()
     student: StudentRecipe = StudentRecipe()
+    judge: JudgeRecipe = JudgeRecipe()
     num_starts: int = 24
 
 
@@ -89,6 +91,12 @@ def run(
         student=replace(recipe.student, steps=student_steps or recipe.student.steps),
     )
     train, held_out = Clips.load(Path(data) / "train"), Clips.load(Path(data) / "held_out")
+    if stage in ("judge", "all"):
+        judge = train_judge(recipe.judge, train, held_out, out)
+        judge.save(Path(out) / "judge.safetensors")
+        print("the judge on held-out frames: " + ", ".join(f"{name} {value:g}" for name, value in judge.config.figures.items()))
+        if stage == "judge":
+            return 0
     given = World.load(begin, "cpu", torch.float32) if begin else None
     if given and (given.autoencoder.config, given.transformer.config) != (recipe.autoencoder.model, recipe.student.model):
         raise WorldError(f"The networks of {begin} have other sizes than this recipe's; begin from a world that this recipe made.")
@@ -98,7 +106,7 @@ def run(
     latents = LatentClips.encode(train, autoencoder, out / "latents_train.pt")
     held_out_latents = LatentClips.encode(held_out, autoencoder, out / "latents_held_out.pt")
     student = train_student(recipe.student, latents, held_out_latents, autoencoder, out, given.transformer.state_dict() if given else None)
-    if stage in ("export", "all"):
+    if stage == "all":
         path = world_file or Path(out) / f"{world}.safetensors"
         made = build_world(recipe, autoencoder, student, latents)
         made.save(path)
