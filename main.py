@@ -175,7 +175,7 @@ class Train:
 
     world: Positional[Literal["maze"]]
     """The world."""
-    stage: Literal["autoencoder", "student", "judge", "all"] = "all"
+    stage: Literal["autoencoder", "student", "distill", "judge", "all"] = "all"
     """Which part to train."""
     data: Path = Path("runs/maze/data")
     """Folder of sessions."""

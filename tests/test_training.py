@@ -13,7 +13,9 @@ from world_model.session import SessionError, SessionWriter
 from world_model.stream import WindowConfig
 from world_model.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from world_model.training.data import Clips
-from world_model.training.rollout import Rollout, RolloutRecipe
+from world_model.training.distill import Distillation, DistillRecipe, distill
+from world_model.training.optimizer import MuonAdamW
+from world_model.training.rollout import Rollout, RolloutRecipe, Streams
 from world_model.training.student import LatentClips, Layout, StudentRecipe, clip_loss, train_student
 from world_model.transformer import Transformer, TransformerConfig
 
@@ -131,16 +133,71 @@ def test_rollouts_compare_every_pass_with_the_frames_of_its_own_time(latents: La
     assert min(losses[1]) > 1e-3
 
 
-def test_the_student_learns_what_the_actions_do(latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:
+TAUGHT = replace(STUDENT, steps=300, batch=8, short_share=0.0, rollout_from=1.0)
+
+
+@pytest.fixture(scope="module")
+def taught(latents: LatentClips, autoencoder: Autoencoder, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    """Return a student that was trained for a while."""
+    torch.set_num_threads(1)
+    return train_student(TAUGHT, latents, latents, autoencoder, tmp_path_factory.mktemp("taught"))
+
+
+def test_the_student_learns_what_the_actions_do(taught: Transformer, latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:
     """After the same few steps, true actions must explain held-out windows better than actions that were shuffled in training."""
-    recipe = replace(STUDENT, steps=300, batch=8, short_share=0.0)
     shuffled = replace(latents, clips=replace(latents.clips, actions=np.random.default_rng(1).permutation(latents.clips.actions)))
-    errors = {}
-    for name, data in (("true", latents), ("shuffled", shuffled)):
-        model = train_student(replace(recipe, rollout_from=1.0), data, latents, autoencoder, tmp_path / name)
+    errors = []
+    for model, data in ((taught, latents), (train_student(TAUGHT, shuffled, latents, autoencoder, tmp_path), shuffled)):
         torch.manual_seed(0)
         rng, layout = np.random.default_rng(2), Layout(2, 2, 3, 3)
         with torch.no_grad():
-            losses = [clip_loss(model, recipe, *data.draw(layout, 16, recipe.model.action_history, rng), layout, rng)[0].item() for _ in range(4)]
-        errors[name] = float(np.mean(losses))
-    assert errors["true"] < 0.9 * errors["shuffled"], errors
+            losses = [clip_loss(model, TAUGHT, *data.draw(layout, 16, TAUGHT.model.action_history, rng), layout, rng)[0].item() for _ in range(4)]
+        errors.append(float(np.mean(losses)))
+    assert errors[0] < 0.9 * errors[1], errors
+
+
+DISTILL = DistillRecipe(batch=4, past=6, shortest=3, longest=8, steps=4, critic_steps=2, known=2)
+
+
+def test_distillation_takes_back_what_the_teacher_would_not_paint(taught: Transformer, latents: LatentClips) -> None:
+    """A student whose pictures are too bright goes back to the teacher's brightness; no true frame tells it to."""
+    model, teacher, critic = (Transformer(TAUGHT.model) for _ in range(3))
+    for network in (model, teacher, critic):
+        network.load_state_dict(taught.state_dict())
+    with torch.no_grad():
+        assert model.motion is not None
+        model.motion.leave.bias += 0.3  # type: ignore[operator]
+    recipe = replace(DISTILL, truth_price=0.0, student_adam_rate=5e-3, student_muon_rate=5e-3, critic_adam_rate=5e-3, critic_muon_rate=5e-3)
+    distillation = Distillation(recipe, TAUGHT.window, model, teacher.requires_grad_(False), critic, latents)
+    optimizer = MuonAdamW(model, recipe.student_muon_rate, recipe.student_adam_rate)
+    before = brightness(model, latents) - brightness(taught, latents)
+    for step in range(40):
+        torch.manual_seed(step)
+        distillation.step(np.random.default_rng(step), 1.0)
+        optimizer.step()
+    after = brightness(model, latents) - brightness(taught, latents)
+    assert before > 0.2 and abs(after) < 0.6 * before, (before, after)
+
+
+@torch.no_grad()
+def brightness(model: Transformer, latents: LatentClips) -> float:
+    """Return the mean of the latents that a model makes in a few ticks."""
+    streams = Streams(replace(DISTILL, batch=16, rollbacks=0.0), TAUGHT.window, model, latents)
+    window, made = streams.go_on(np.random.default_rng(0)), []
+    while len(made) < 4:
+        block = window.advance(torch.zeros(16, 2))
+        made += [] if block is None else [block]
+    return float(torch.cat(made).mean())
+
+
+def test_a_killed_distillation_goes_on_as_if_nothing_had_happened(
+    taught: Transformer, latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = distill(DISTILL, TAUGHT, taught, latents, latents, autoencoder, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupted(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            distill(DISTILL, TAUGHT, taught, latents, latents, autoencoder, tmp_path / "cut")
+    resumed = distill(DISTILL, TAUGHT, taught, latents, latents, autoencoder, tmp_path / "cut")
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name

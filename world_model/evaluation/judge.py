@@ -78,7 +78,7 @@ class Judge(nn.Module):
     @torch.no_grad()
     def see(self, clip: np.ndarray, batch: int = 256) -> "Seen":
         """Judge the frames of a clip uint8 [n, height, width, 3], from the third on."""
-        frames = torch.from_numpy(np.ascontiguousarray(clip))
+        frames = torch.from_numpy(np.array(clip))
         parts = []
         for first in range(0, len(frames) - FRAMES + 1, batch):
             last = min(first + batch, len(frames) - FRAMES + 1)

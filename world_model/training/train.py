@@ -17,12 +17,13 @@ from world_model.evaluation import fidelity
 from world_model.training import maze
 from world_model.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from world_model.training.data import Clips
+from world_model.training.distill import DistillRecipe, distill
 from world_model.training.judge import JudgeRecipe, train_judge
 from world_model.training.student import LatentClips, StudentRecipe, train_student
 from world_model.transformer import Transformer
 from world_model.world import World
 
-Stage = Literal["autoencoder", "student", "judge", "all"]
+Stage = Literal["autoencoder", "student", "distill", "judge", "all"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class WorldRecipe:
     actions: tuple[ActionSpec, ...]
     autoencoder: AutoencoderRecipe = AutoencoderRecipe()
     student: StudentRecipe = StudentRecipe()
+    distill: DistillRecipe = DistillRecipe()
     judge: JudgeRecipe = JudgeRecipe()
     num_starts: int = 24
 
@@ -106,6 +108,8 @@ def run(
     latents = LatentClips.encode(train, autoencoder, out / "latents_train.pt")
     held_out_latents = LatentClips.encode(held_out, autoencoder, out / "latents_held_out.pt")
     student = train_student(recipe.student, latents, held_out_latents, autoencoder, out, given.transformer.state_dict() if given else None)
+    if stage in ("distill", "all"):
+        student = distill(recipe.distill, recipe.student, student, latents, held_out_latents, autoencoder, out)
     if stage == "all":
         path = world_file or Path(out) / f"{world}.safetensors"
         made = build_world(recipe, autoencoder, student, latents)
