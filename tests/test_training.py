@@ -1,5 +1,7 @@
 """Training at toy size: it learns what actions do, resumes without a trace, and begins from a given world."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +104,19 @@ def test_a_killed_student_goes_on_as_if_nothing_had_happened(
     resumed = train_student(STUDENT, latents, latents, autoencoder, tmp_path / "cut")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_two_ranks_train_as_one(clips: Clips, latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:
+    """Two processes that share every batch come to the weights of one that has it all, but for the order of sums."""
+    (tmp_path / "sessions").symlink_to(clips.folder)
+    torch.save(autoencoder.state_dict(), tmp_path / "autoencoder.pt")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(Path(__file__).parent / "rank.py"), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=50)
+    alone = train_student(STUDENT, latents, latents, autoencoder, tmp_path / "alone").state_dict()
+    torch.manual_seed(0)
+    begun = Transformer(STUDENT.model).state_dict()
+    for name, together in torch.load(tmp_path / "student.pt", weights_only=True).items():
+        assert (together - alone[name]).norm() < 0.1 * (alone[name] - begun[name]).norm(), name
 
 
 def test_a_run_begins_from_given_weights(latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from world_model.autoencoder import Autoencoder
 from world_model.schedule import add_noise
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.training.optimizer import MuonAdamW
+from world_model.training.ranks import average_gradients, is_first, normal_like, uniform_for
 from world_model.training.rollout import StreamRecipe, Streams
 from world_model.training.run import Average, Run, Stateful, learning_rate
 from world_model.training.student import LatentClips, StudentRecipe, averaged, sample_strip
@@ -51,6 +52,12 @@ class DistillRecipe(StreamRecipe):
     critic_muon_rate: float = 2e-3
     critic_adam_rate: float = 2e-4
     ema: float = 0.99
+
+
+def noised(made: Tensor) -> tuple[Tensor, Tensor]:
+    """Return windows [b, frames, c, h, w] noised to one time for each, and that time as a level for each frame [b, frames]."""
+    sigma = (0.02 + 0.96 * uniform_for(made))[:, None].expand(-1, made.shape[1])
+    return add_noise(made, normal_like(made), sigma[..., None, None, None]), sigma
 
 
 class Follower:
@@ -117,8 +124,7 @@ class Distillation(Streams):
     def _distance(self, window: RollingWindow, x0: Tensor) -> tuple[Tensor, float]:
         """Return a loss whose gradient is the normalised difference of critic and teacher, and the mean size of that difference."""
         made = x0.detach()
-        sigma = torch.empty(len(made), 1).uniform_(0.02, 0.98).expand(-1, made.shape[1])
-        noisy = add_noise(made, torch.randn_like(made), sigma[..., None, None, None])
+        noisy, sigma = noised(made)
         with torch.no_grad():
             real, fake = (follower.denoise(window, noisy, sigma, made) for follower in self.followers)
         gradient = (fake - real) / (made - real).abs().mean((1, 2, 3, 4), keepdim=True).clamp(min=1e-3)
@@ -132,11 +138,11 @@ class Distillation(Streams):
 
     def _train_critic(self, window: RollingWindow, made: Tensor, rate: float) -> float:
         """Teach the critic to denoise what the student made; return its error."""
-        sigma = torch.empty(len(made), 1).uniform_(0.02, 0.98).expand(-1, made.shape[1])
-        noisy = add_noise(made, torch.randn_like(made), sigma[..., None, None, None])
+        noisy, sigma = noised(made)
         x0 = self.followers[1].denoise(window, noisy, sigma, made)
         loss = ((x0 - made).square().mean((2, 3, 4)) / sigma.clamp(min=0.3)).mean()
         loss.backward()
+        average_gradients(self.critic.parameters())
         torch.nn.utils.clip_grad_norm_(self.critic.parameters(), 1.0)
         self.critic_optimizer.step(rate)
         return loss.item()
@@ -160,8 +166,9 @@ class Distillation(Streams):
         super().load_state_dict(state)
         self.critic.load_state_dict(state["critic"])
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
-        for follower, saved in zip(self.followers, state["followers"], strict=True):
-            follower.window.restore(saved)
+        if self.window is not None:
+            for follower, saved in zip(self.followers, state["followers"], strict=True):
+                follower.window.restore(saved)
 
 
 def distill(
@@ -182,6 +189,7 @@ def distill(
         rate = learning_rate(step, recipe.steps, warmup=20)
         with torch.autocast("cpu", torch.bfloat16):
             told = distillation.step(run.rng(step), rate)
+        average_gradients(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step(rate)
         average.update(model)
@@ -190,6 +198,6 @@ def distill(
         if (step + 1) % 20 == 0:
             run.log(step + 1, **{name: float(np.mean(values)) for name, values in seen.items()})
             seen.clear()
-        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+        if is_first() and ((step + 1) % 100 == 0 or step + 1 == recipe.steps):
             sample_strip(averaged(model, average), student, held_out, autoencoder, out / "distill.png")
     return averaged(model, average)

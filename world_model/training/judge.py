@@ -13,6 +13,7 @@ from torch import Tensor
 
 from world_model.evaluation.judge import FRAMES, Judge, JudgeConfig, macro_f1, shrink
 from world_model.training.data import Clips
+from world_model.training.ranks import average_gradients, share
 from world_model.training.run import Run, Stateful, learning_rate
 
 
@@ -38,13 +39,14 @@ def train_judge(recipe: JudgeRecipe, train: Clips, held_out: Clips, out: Path) -
     run = Run(out, "judge", recipe.steps, parts)
     starts, losses = train.starts(FRAMES), []
     for step in run:
-        rows = np.sort(run.rng(step).choice(starts, recipe.batch))
+        rows = share(np.sort(run.rng(step).choice(starts, recipe.batch)))
         frames, told, pose = batch(train, rows, config)
         with torch.autocast("cpu", torch.bfloat16):
             seen, where = judge(wear(shrink(frames), recipe.worn, run.rng(step)))
         loss = F.binary_cross_entropy_with_logits(seen.float(), told) + F.mse_loss(where.float(), pose)
         optimizer.zero_grad()
         loss.backward()
+        average_gradients(judge.parameters())
         torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = recipe.rate * learning_rate(step, recipe.steps)
         optimizer.step()

@@ -18,6 +18,7 @@ from world_model.noise import AddressedNoise
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.training.adversary import Adversary
 from world_model.training.autoencoder import detail_loss
+from world_model.training.ranks import count_ranks, share
 from world_model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -85,24 +86,26 @@ class Streams:
         ticks = int(rng.integers(recipe.shortest, recipe.longest + 1))
         past = int(rng.integers(min(recipe.past, sink + self.model.config.action_history), recipe.past + 1))
         starts = self.clips.clips.starts(past + ticks + 2 * len(self.config.ladder))
-        self.rows, self.seed = starts[rng.integers(len(starts), size=recipe.batch)], int(rng.integers(1 << 62))
+        first, self.seed = starts[rng.integers(len(starts), size=recipe.batch)], int(rng.integers(1 << 62))
         self.begin, self.end = past, past + ticks
         self.window = window = self._new_window()
-        rows = self.clips.with_sinks(self.rows, sink, past, rng)
+        rows, self.rows = share(self.clips.with_sinks(first, sink, past, rng)), share(first)
         self._remember(window, self.clips.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.clips.actions[rows]))
 
     def _remember(self, window: RollingWindow, latents: Tensor, actions: Tensor) -> None:
         window.remember(latents, actions)
 
     def _new_window(self) -> RollingWindow:
-        noise = AddressedNoise(range(self.seed, self.seed + self.recipe.batch), 1, self.shape)
-        return RollingWindow(self.model, self.config, noise, self.shape, batch=self.recipe.batch)
+        seeds = share(self.seed + np.arange(self.recipe.batch)).tolist()
+        return RollingWindow(self.model, self.config, AddressedNoise(seeds, 1, self.shape), self.shape, batch=len(seeds))
 
     def state_dict(self) -> dict[str, Any]:
         window = None if self.window is None else self.window.snapshot()
         return {"rows": torch.from_numpy(self.rows), "seed": self.seed, "begin": self.begin, "end": self.end, "window": window}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if count_ranks() > 1 or len(state["rows"]) != self.recipe.batch:
+            return  # a checkpoint holds the first rank's streams; several ranks begin theirs anew
         self.rows, self.seed, self.begin, self.end = state["rows"].numpy(), state["seed"], state["begin"], state["end"]
         if state["window"] is not None:
             with torch.autocast("cpu", torch.bfloat16):
