@@ -149,7 +149,8 @@ class Rollout(Streams):
         (towards_truth,) = torch.autograd.grad(error, z, retain_graph=True)
         (towards_real,) = torch.autograd.grad(self.adversary.doubt(picture), z)
         self.adversary.learn(picture, target)
-        gradient = price * towards_truth + self.recipe.adversary_price * towards_truth.norm() / (towards_real.norm() + 1e-8) * towards_real
+        sizes = [g.flatten(1).norm(dim=1)[:, None, None, None] for g in (towards_truth, towards_real)]
+        gradient = price * towards_truth + self.recipe.adversary_price * sizes[0] / (sizes[1] + 1e-8) * towards_real
         pull = (latents * gradient).sum()
         return price * error.detach() + pull - pull.detach()
 
