@@ -102,7 +102,7 @@ class Response:
     world: Positional[str] = "maze"
     """Name of a world, or path of a world file."""
     trials: int = 32
-    """How many changes of mind to play; real ones where ViZDoom is installed."""
+    """How many changes of mind to play; in the real game where it can be played."""
     json: bool = False
     """Print one JSON object."""
     plot: Path | None = None
@@ -151,21 +151,35 @@ class Evaluate:
 class Collect:
     """Play the real game with a scripted player and record it as training data."""
 
-    env: Positional[Literal["maze"]]
-    """The game."""
     out: Path
     """Folder for the sessions; a run that was cut goes on where it stopped."""
+    world: Positional[Literal["maze", "arena", "racing"] | None] = None
+    """The game of a world that ships."""
+    env: str | None = None
+    """Any Gymnasium environment instead, like CartPole-v1 or package:Environment-v0."""
+    keys: Path | None = None
+    """Its keys file: which actions there are, their keys, and what they mean to the environment."""
     frames: int = 200_000
     """Frames to train on."""
     held_out_frames: int = 10_000
     """Frames to measure on, from other seeds."""
+    size: Annotated[str | None, arg(metavar="HxW")] = None
+    """Height and width of the frames of --env, multiples of 16; else about 96x128, in the shape of its picture."""
+    fps: float | None = None
+    """Frames per second in play, if not what --env says."""
+    frame_skip: int | None = None
+    """For how many steps of --env an action is held; else as few as make at most 20 frames per second."""
     seed: int = 0
-    """Seed of the first episode."""
+    """Seed of the first session."""
 
     def run(self) -> int:
         """Collect."""
+        from controls.keys import bindings
+        from world_model.real.keys import Keys
         from world_model.training.collect import run
 
+        if self.keys:
+            bindings(Keys.read(self.keys).specs)
         return run(**asdict(self))
 
 
@@ -173,14 +187,14 @@ class Collect:
 class Train:
     """Make a world from collected data; a run that was cut goes on where it stopped."""
 
-    world: Positional[Literal["maze"]]
-    """The world."""
+    world: Positional[str] = ""
+    """Name of the world, if not what its data says."""
     stage: Literal["autoencoder", "student", "distill", "judge", "all"] = "all"
     """Which part to train."""
-    data: Path = Path("runs/maze/data")
-    """Folder of sessions."""
-    out: Path = Path("runs/maze")
-    """Folder for checkpoints and sample pictures."""
+    data: Path | None = None
+    """Folder that `collect` wrote; else runs/WORLD/data."""
+    out: Path | None = None
+    """Folder for checkpoints and sample pictures; else runs/WORLD."""
     world_file: Path | None = None
     """Where to write the finished world, if not into OUT."""
     begin: str | None = None
@@ -189,6 +203,10 @@ class Train:
     """Steps of the first stage, if not as many as the world's recipe says."""
     student_steps: int | None = None
     """Steps of the second stage, likewise."""
+    distill_steps: int | None = None
+    """Steps of the third stage, likewise."""
+    judge_steps: int | None = None
+    """Steps of the judge, likewise."""
 
     def run(self) -> int:
         """Train."""

@@ -17,7 +17,7 @@ from PIL import Image
 from world_model.card import WorldError
 from world_model.evaluation import bench, drift, fidelity, response
 from world_model.evaluation.judge import Judge, find_judge
-from world_model.evaluation.real import RealMaze, has_real
+from world_model.evaluation.real import RealGame, has_real
 from world_model.world import World
 
 SHEET_COLUMNS = 12
@@ -64,9 +64,9 @@ def run(
         save_sheet(played.sheet, folder / f"drift-{name.replace(' ', '-')}.png")
     report["response"] = response.measure(loaded, list(response.situations(loaded, trials)), judge=seer)
     if has_real(loaded):
-        maze = RealMaze(loaded)
-        clips = maze.clips(trials, loaded.card.start_frames + max(fidelity.HORIZONS))
-        maze.close()
+        game = RealGame(loaded)
+        clips = game.clips(trials, loaded.card.start_frames + max(fidelity.HORIZONS))
+        game.close()
         report["fidelity"] = fidelity.measure(loaded, clips, trials=trials, judge=seer, sheet=folder / "fidelity.png")
     report["speed"] = bench.paced(loaded, min(20.0, 60 * minutes))
     (folder / "report.json").write_text(jsonlib.dumps(report, indent=1))
@@ -86,15 +86,15 @@ def variants(world: World, against: tuple[str, ...], device: str) -> dict[str, t
 
 def real_slices(world: World, judge: Judge, seeds: int, slices: int = 12) -> list[np.ndarray]:
     """Return features of slices of real play, as many frames each as a slice of the world's; played by the same restless players."""
-    maze, size = RealMaze(world), round(drift.SLICE_S * world.card.fps)
+    game, size = RealGame(world), round(drift.SLICE_S * world.card.fps)
     features = []
     for number in range(slices):
         players = [bench.player(world, 1000 * number + n) for n in range(seeds)]
         tapes = [[next(player) for _ in range(size)] for player in players]
-        clips = maze.clips(seeds, size + 2 + 17, tapes, seed=number)
+        clips = game.clips(seeds, size + 2 + 17, tapes, seed=number)
         frames = clips.frames.reshape(seeds, -1, *clips.frames.shape[1:])[:, -size - 2 :]
         features.append(np.concatenate([judge.see(clip).features for clip in frames]))
-    maze.close()
+    game.close()
     return features
 
 

@@ -30,9 +30,10 @@ def measure(
     past, longest = world.card.start_frames, max(HORIZONS)
     starts = clips.starts(past + longest)
     first = starts[np.linspace(0, len(starts) - 1, trials).astype(int)]
+    knows_places = judge is not None and clips.knows_states
     kinds: dict[str, dict[int, list[float]]] = {k: {h: [] for h in HORIZONS} for k in ("free_running", "teacher_forced", "autoencoder", "repeat_last")}
     errors: dict[str, dict[int, list[float]]] = {
-        f"{kind}_{what}": {h: [] for h in HORIZONS} for kind in ("free_running", "real") for what in ("position", "heading") if judge is not None
+        f"{kind}_{what}": {h: [] for h in HORIZONS} for kind in ("free_running", "real") for what in ("position", "heading") if knows_places
     }
     rows = []
     for n, row in enumerate(first):
@@ -40,7 +41,7 @@ def measure(
         stream = world.stream(seed=seed + n, start=real[:past], actions=actions[:past])
         made = np.stack([stream.tick(actions[past + h]) for h in range(longest)])
         rows += [real[past::4], made[::4]]
-        if judge is not None:
+        if judge is not None and knows_places:
             for kind, frames in (("free_running", made), ("real", real[past:])):
                 poses = judge.see(np.concatenate([real[past - FRAMES + 1 : past], frames]))
                 for h in HORIZONS:

@@ -1,4 +1,4 @@
-"""The real game as a yardstick: what it shows under the same keys as a world. Needs ViZDoom; without it a world is measured against itself alone."""
+"""The real game as a yardstick: what it shows under the same keys as a world. Where it cannot be played, a world is measured against itself alone."""
 
 import importlib.util
 from collections.abc import Iterable
@@ -7,48 +7,47 @@ from typing import Any
 
 import numpy as np
 
+from world_model.real.sources import SOURCES
 from world_model.training.data import Clips
 from world_model.world import World
 
 
 def has_real(world: World) -> bool:
-    """Tell whether the real environment of this world can be played here."""
-    return world.card.name == "maze" and importlib.util.find_spec("vizdoom") is not None
+    """Tell whether the real game of this world can be played here."""
+    source = SOURCES.get(world.card.name)
+    return source is not None and importlib.util.find_spec(source.needs) is not None
 
 
-class RealMaze:
-    """The real maze, explored by the scripted player or played by given actions."""
+class RealGame:
+    """The real game of a world that ships, played by its scripted player or by given actions."""
 
     def __init__(self, world: World) -> None:
-        from world_model.training.maze import Maze
-
-        self.world, self.maze = world, Maze()
+        self.world, self.source = world, SOURCES[world.card.name]
+        self.game = self.source.open()
 
     def play(self, seed: int, walked: int, then: Iterable[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Explore for `walked` frames, then do what is given; None if the episode ends before that.
+        """Let the scripted player play for `walked` frames, then do what is given; None if the game ends before that.
 
         Returns:
             frames uint8 [n, height, width, 3], action vectors [n, actions], states [n, 3] (x, y, heading in degrees).
         """
-        from world_model.training.maze import Explorer
-
-        self.maze.game.set_seed(seed)
-        frame: np.ndarray | None = self.maze.reset()
-        player, frames, vectors, states = Explorer(np.random.default_rng(seed)), [], [], []
+        frame: np.ndarray | None = self.game.reset(seed)
+        player, frames, vectors, states = self.source.player(np.random.default_rng(seed)), [], [], []
         tape = list(then)
         for n in range(walked + len(tape)):
             assert frame is not None
-            names = player.act(frame, self.maze.depth) if n < walked else tape[n - walked]
-            frame, _ = self.maze.step(names)
+            names = player.act(self.game, frame) if n < walked else tape[n - walked]
+            frame = self.game.step(names)
             if frame is None:
                 return None
+            assert self.game.state is not None
             frames.append(frame)
             vectors.append(self.world.action_vector(names))
-            states.append([self.maze.state[name] for name in ("x", "y", "angle")])
+            states.append([self.game.state[name] for name in ("x", "y", "angle")])
         return np.stack(frames), np.stack(vectors), np.array(states, np.float32)
 
     def clips(self, count: int, length: int, tapes: list[list[Any]] | None = None, seed: int = 0) -> Clips:
-        """Return `count` clips of `length` frames, each from another seed: explored, or explored for a second and then played by its tape."""
+        """Return `count` clips of `length` frames, each from another seed: of the scripted player, or of it for a second and then of a tape."""
         rng = np.random.default_rng(seed)
         parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         while len(parts) < count:
@@ -60,5 +59,5 @@ class RealMaze:
         return Clips(Path(), frames, actions, states, np.arange(count + 1) * length, self.world.card.action_names)
 
     def close(self) -> None:
-        """End the game process."""
-        self.maze.close()
+        """End the game."""
+        self.game.close()

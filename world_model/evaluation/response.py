@@ -18,7 +18,7 @@ import numpy as np
 
 from world_model.evaluation.bench import machine
 from world_model.evaluation.judge import Judge, find_judge, macro_f1
-from world_model.evaluation.real import RealMaze, has_real
+from world_model.evaluation.real import RealGame, has_real
 from world_model.training.autoencoder import psnr
 from world_model.world import Stream, World
 
@@ -73,7 +73,7 @@ def rows(report: dict[str, Any]) -> list[str]:
 
 
 def situations(world: World, trials: int, seed: int = 0) -> Iterator[Situation]:
-    """Yield situations: of the real game where this world has one and ViZDoom is installed, else of the world's own starts."""
+    """Yield situations: of the real game where it can be played here, else of the world's own starts."""
     rng = np.random.default_rng(seed)
     if has_real(world):
         yield from real_situations(world, trials, rng)
@@ -91,8 +91,8 @@ def draw_actions(world: World, rng: np.random.Generator) -> tuple[np.ndarray, np
 
 
 def real_situations(world: World, trials: int, rng: np.random.Generator) -> Iterator[Situation]:
-    """Yield situations of the real maze: an explored past, then both futures, played twice from the same seed."""
-    real, past, made = RealMaze(world), world.card.start_frames, 0
+    """Yield situations of the real game: a past of its scripted player, then both futures, played twice from the same seed."""
+    real, past, made = RealGame(world), world.card.start_frames, 0
     while made < trials:
         seed, walked = int(rng.integers(1 << 30)), int(rng.integers(past, 150))
         old, new = draw_actions(world, rng)

@@ -1,84 +1,136 @@
-"""Collect training data: a scripted player plays the real environment, every episode becomes one session.
+"""Collect training data: a scripted player plays the real game and every session is recorded, until there are frames enough.
 
-Episodes go to ``OUT/train/NNNNN`` and ``OUT/held_out/NNNNN`` (other seeds). A run that was cut goes on where it stopped:
-unfinished episodes are made again, finished ones are kept.
+Sessions go to ``OUT/train/NNNNN`` and ``OUT/held_out/NNNNN`` (other seeds), and what is known of the world to ``OUT/world.json``. A run that was cut goes
+on where it stopped: unfinished sessions are made again, finished ones are kept.
 """
 
 import json
+import re
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
+from world_model.real import environment
+from world_model.real.game import Game, GameError, Source
+from world_model.real.maze import LOW_CONTRAST
+from world_model.real.origin import LONGEST_SIDE, SIDE_STEP
+from world_model.real.sources import SOURCES
 from world_model.session import SessionWriter
-from world_model.training.maze import ACTIONS, DATA_LICENCE, DATA_SOURCE, FPS, HEIGHT, LOW_CONTRAST, WIDTH, Explorer, Maze
 
 HELD_OUT_SEED = 1 << 20
+SESSION_FRAMES = 1050  # a minute of the maze: a game that does not end is left after so many
 
 
-def run(*, out: Path, frames: int = 200_000, held_out_frames: int = 10_000, seed: int = 0, env: str = "maze") -> int:
-    """Collect `frames` training and `held_out_frames` held-out frames into `out`; print what was seen."""
-    if env != "maze":
-        raise ValueError(f"There is no collector for {env!r}; known is: maze.")
-    for split, wanted, first_seed in (("train", frames, seed), ("held_out", held_out_frames, seed + HELD_OUT_SEED)):
-        report = _collect(Path(out) / split, wanted, first_seed)
-        (Path(out) / f"{split}.json").write_text(json.dumps(report, indent=1))
-        print(f"{split}: {report['frames']} frames in {report['episodes']} episodes, low contrast {report['low_contrast']:.1%}")
-        print("  share of frames in each room: " + ", ".join(f"{k}: {v:.1%}" for k, v in report["rooms"].items()))
+def run(
+    *,
+    world: str | None = None,
+    out: Path,
+    env: str | None = None,
+    keys: Path | None = None,
+    frames: int = 200_000,
+    held_out_frames: int = 10_000,
+    size: str | None = None,
+    fps: float | None = None,
+    frame_skip: int | None = None,
+    seed: int = 0,
+) -> int:
+    """Collect `frames` training and `held_out_frames` held-out frames into `out`; print what was seen.
+
+    Raises:
+        GameError: it is not said clearly which game is to be played, or it cannot be played here.
+    """
+    for name, value in (("frames", frames), ("held-out-frames", held_out_frames), ("fps", fps), ("frame-skip", frame_skip)):
+        if value is not None and value <= 0:
+            raise GameError(f"--{name} is {value}, but must be more than 0.")
+    if (world is None) == (env is None) or (env is None) != (keys is None):
+        raise GameError(f"Say which game: one of {', '.join(SOURCES)}, or a Gymnasium environment by --env with its --keys.")
+    if env and keys:
+        source = environment.source(env, keys, size=_size(size), fps=fps, frame_skip=frame_skip)
+    elif world not in SOURCES:
+        raise GameError(f"There is no collector for {world!r}; known are {', '.join(SOURCES)}, and any Gymnasium environment by --env.")
+    elif size or fps or frame_skip:
+        raise GameError(f"Frame size and rate of {world} are fixed; --size, --fps and --frame-skip are for --env.")
+    else:
+        source = SOURCES[world]
+    collect(source, Path(out), frames, held_out_frames, seed)
     return 0
 
 
-def _collect(out: Path, wanted: int, seed: int) -> dict:
-    rooms: dict[int, int] = {}
-    actions_seen: dict[str, int] = {}
-    total = low = episode = 0
+def collect(source: Source, out: Path, frames: int, held_out_frames: int, seed: int = 0) -> None:
+    """Collect sessions of a source; give one with another player to have it played better.
+
+    Raises:
+        GameError: a package is missing.
+        OriginError: `out` holds sessions of something else.
+    """
+    source.origin.write(out)
+    try:
+        game = source.open()
+    except ImportError as error:
+        raise GameError(f"To play the real {source.origin.name}, install {source.needs} with pip install -e '.[make]'.") from error
+    try:
+        for split, wanted, first_seed in (("train", frames, seed), ("held_out", held_out_frames, seed + HELD_OUT_SEED)):
+            report = _collect(source, game, out / split, wanted, first_seed)
+            (out / f"{split}.json").write_text(json.dumps(report, indent=1))
+            print(f"{split}: {report['frames']} frames in {report['sessions']} sessions, low contrast {report['low_contrast']:.1%}")
+            for title in ("actions", "happened"):
+                print(f"  {title}, per 1000 frames: " + ", ".join(f"{name} {1000 * share:.4g}" for name, share in report[title].items()))
+    finally:
+        game.close()
+
+
+def _collect(source: Source, game: Game, out: Path, wanted: int, seed: int) -> dict:
+    seen: dict[str, Counter[str]] = {"actions": Counter(), "happened": Counter()}
+    total = made = low = session = 0
     began = time.monotonic()
     while total < wanted:
-        directory = out / f"{episode:05d}"
+        directory = out / f"{session:05d}"
         stats_path = directory / "stats.json"
         if not stats_path.exists():
             shutil.rmtree(directory, ignore_errors=True)
-            stats = _episode(directory, seed + episode)
+            stats = _session(source, game, directory, seed + session, min(SESSION_FRAMES, wanted - total))
             stats_path.write_text(json.dumps(stats))
+            made += stats["frames"]
         stats = json.loads(stats_path.read_text())
-        total, low, episode = total + stats["frames"], low + stats["low_contrast"], episode + 1
-        for room, count in stats["rooms"].items():
-            rooms[int(room)] = rooms.get(int(room), 0) + count
-        for name, count in stats["actions"].items():
-            actions_seen[name] = actions_seen.get(name, 0) + count
-        if episode % 20 == 0:
-            rate = total / (time.monotonic() - began)
+        total, low, session = total + stats["frames"], low + stats["low_contrast"], session + 1
+        for title, counts in seen.items():
+            counts.update(stats.get(title, {}))
+        if session % 20 == 0 and made:
+            rate = made / (time.monotonic() - began)
             print(f"{total}/{wanted} frames, {rate:.0f} per second, ETA {(wanted - total) / rate:.0f} s, low contrast {low / total:.1%}", flush=True)
-    return {
-        "episodes": episode,
-        "frames": total,
-        "low_contrast": low / total,
-        "rooms": {k: rooms[k] / total for k in sorted(rooms)},
-        "actions": {k: v / total for k, v in sorted(actions_seen.items())},
-    }
+    shares = {title: {name: count / total for name, count in sorted(counts.items())} for title, counts in seen.items()}
+    return {"sessions": session, "frames": total, "low_contrast": low / total, **shares}
 
 
-def _episode(directory: Path, seed: int) -> dict:
-    maze, player = Maze(seed), Explorer(np.random.default_rng(seed))
+def _session(source: Source, game: Game, directory: Path, seed: int, longest: int) -> dict:
+    origin, player = source.origin, source.player(np.random.default_rng(seed))
     header = {
-        "source": "collect", "world": "maze", "data": DATA_SOURCE, "licence": DATA_LICENCE, "seed": seed,
-        "fps": FPS, "width": WIDTH, "height": HEIGHT, "actions": ACTIONS,
+        "source": "collect", "world": origin.name, "data": origin.data_source, "licence": origin.licence, "seed": seed,
+        "fps": origin.fps, "width": origin.width, "height": origin.height, "actions": origin.action_names,
     }  # fmt: skip
-    rooms: dict[int, int] = {}
-    used: dict[str, int] = {}
+    used: Counter[str] = Counter()
     low = 0
-    frame: np.ndarray | None = maze.reset()
+    frame: np.ndarray | None = game.reset(seed)
     actions: frozenset[str] = frozenset()
     with SessionWriter(directory, header, lossless=True) as writer:
-        while frame is not None:
-            writer.append(frame, sorted(actions), state=maze.state)
+        while frame is not None and writer.num_frames < longest:
+            writer.append(frame, sorted(actions), state=game.state)
             low += int(frame.std() < LOW_CONTRAST)
-            rooms[maze.room()] = rooms.get(maze.room(), 0) + 1
-            for name in actions:
-                used[name] = used.get(name, 0) + 1
-            actions = player.act(frame, maze.depth)
-            frame, _ = maze.step(actions)
+            used.update(actions)
+            actions = frozenset(player.act(game, frame))
+            frame = game.step(actions)
         count = writer.num_frames
-    maze.close()
-    return {"frames": count, "low_contrast": low, "rooms": rooms, "actions": used}
+    return {"frames": count, "low_contrast": low, "actions": used, "happened": +game.tally}
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Return (height, width) of a text like 96x128."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{2,3})x(\d{2,3})", text)
+    if not match or any(int(side) % SIDE_STEP or not 2 * SIDE_STEP <= int(side) <= LONGEST_SIDE for side in match.groups()):
+        raise GameError(f"--size is {text}, but must be height x width, like 96x128, in multiples of {SIDE_STEP} from {2 * SIDE_STEP} to {LONGEST_SIDE}.")
+    return int(match[1]), int(match[2])

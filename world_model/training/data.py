@@ -54,9 +54,21 @@ class Clips:
         arrays = [np.load(cache / f"{name}.npy", mmap_mode="r" if name == "frames" else None) for name in ("frames", "actions", "states", "bounds")]
         return cls(folder, arrays[0], arrays[1], arrays[2], arrays[3], tuple(meta["vocabulary"]))
 
+    @property
+    def knows_states(self) -> bool:
+        """Whether the true states were recorded."""
+        return bool(self.states.any())
+
     def starts(self, length: int) -> np.ndarray:
-        """Return every row at which a clip of `length` frames fits inside one session."""
-        return np.concatenate([np.arange(a, b - length + 1) for a, b in zip(self.bounds[:-1], self.bounds[1:], strict=True)])
+        """Return every row at which a clip of `length` frames fits inside one session.
+
+        Raises:
+            SessionError: no session is so long.
+        """
+        rows = np.concatenate([np.arange(a, b - length + 1) for a, b in zip(self.bounds[:-1], self.bounds[1:], strict=True)])
+        if not len(rows):
+            raise SessionError(f"No session in {self.folder} is {length} frames long, as a clip for training must be; collect more frames.")
+        return rows
 
     def histories(self, rows: np.ndarray, length: int) -> np.ndarray:
         """Return the last `length` actions up to each row, float32 [..., length, actions]; before the beginning of a session none is held."""

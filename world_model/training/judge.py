@@ -93,10 +93,13 @@ def accuracy(judge: Judge, held_out: Clips) -> dict[str, float]:
     actions, commanded = np.concatenate(seen_actions), np.concatenate(told)
     changed = np.concatenate([np.r_[False, (t[1:] != t[:-1]).any(1)] for t in told])
     by_action = {f"f1_{name}": round(macro_f1(actions[:, [i]], commanded[:, [i]]), 4) for i, name in enumerate(judge.config.actions)}
+    told_of_place = {
+        "position_error": round(float(np.median(np.concatenate(away))), 2),
+        "heading_error": round(float(np.median(np.concatenate(turned))), 2),
+    }
     return {
         "action_f1": round(macro_f1(actions, commanded), 4),
         "action_f1_after_change": round(macro_f1(actions[changed], commanded[changed]), 4),
         **by_action,
-        "position_error": round(float(np.median(np.concatenate(away))), 2),
-        "heading_error": round(float(np.median(np.concatenate(turned))), 2),
+        **(told_of_place if held_out.knows_states else {}),
     }

@@ -3,7 +3,7 @@
 Each stage goes on from its last checkpoint when it is started again, so the whole command can be killed and repeated at any time.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,91 +12,53 @@ import numpy as np
 import torch
 
 from world_model.autoencoder import Autoencoder
-from world_model.card import SHIPPED, ActionSpec, Card, WorldError
+from world_model.card import SHIPPED, Card, WorldError
 from world_model.evaluation import fidelity
 from world_model.evaluation.judge import Judge
-from world_model.training import maze
-from world_model.training.autoencoder import AutoencoderRecipe, train_autoencoder
+from world_model.training.autoencoder import train_autoencoder
 from world_model.training.data import Clips
-from world_model.training.distill import DistillRecipe, distill
-from world_model.training.judge import JudgeRecipe, train_judge
+from world_model.training.distill import distill
+from world_model.training.judge import train_judge
 from world_model.training.ranks import is_first, join_ranks, leave_ranks, wait_for_all
-from world_model.training.student import LatentClips, StudentRecipe, train_student
+from world_model.training.recipe import RECIPES, WorldRecipe, check, find_recipe
+from world_model.training.student import LatentClips, train_student
 from world_model.transformer import Transformer
 from world_model.world import World
 
 Stage = Literal["autoencoder", "student", "distill", "judge", "all"]
 
 
-@dataclass(frozen=True)
-class WorldRecipe:
-    """Everything needed to make one world from its sessions."""
-
-    name: str
-    title: str
-    description: str
-    data_source: str
-    licence: str
-    fps: float
-    actions: tuple[ActionSpec, ...]
-    autoencoder: AutoencoderRecipe = AutoencoderRecipe()
-    student: StudentRecipe = StudentRecipe()
-    distill: DistillRecipe = DistillRecipe()
-    judge: JudgeRecipe = JudgeRecipe()
-    num_starts: int = 24
-
-
-def maze_recipe() -> WorldRecipe:
-    """The shipped world: a person walks through ViZDoom's My Way Home."""
-    return WorldRecipe(
-        name="maze",
-        title="Doom maze",
-        description="Walk through the rooms of ViZDoom's My Way Home. There is no game code: every frame is denoised while you play.",
-        data_source=maze.DATA_SOURCE,
-        licence=f"Weights: Apache-2.0. Training data: {maze.DATA_LICENCE}",
-        fps=maze.FPS,
-        actions=(
-            ActionSpec("turn_left", ("left",), "Turn left"),
-            ActionSpec("turn_right", ("right",), "Turn right"),
-            ActionSpec("forward", ("up", "w"), "Walk"),
-            ActionSpec("strafe_left", ("a",), "Step left"),
-            ActionSpec("strafe_right", ("d",), "Step right"),
-        ),
-    )
-
-
-RECIPES = {"maze": maze_recipe}
-
-
 def run(
     *,
-    world: str = "maze",
+    world: str = "",
     stage: Stage = "all",
-    data: Path = Path("runs/maze/data"),
-    out: Path = Path("runs/maze"),
+    data: Path | None = None,
+    out: Path | None = None,
     world_file: Path | None = None,
     begin: str | None = None,
     autoencoder_steps: int | None = None,
     student_steps: int | None = None,
+    distill_steps: int | None = None,
+    judge_steps: int | None = None,
 ) -> int:
     """Train the stages of `world` from the sessions in `data` into `out`; write the world file at the end.
 
-    `begin` names a world, or a world file, whose weights new runs begin from.
+    `begin` names a world, or a world file, whose weights new runs begin from. Without a name the world is what its data says.
 
     Raises:
-        WorldError: there is no recipe of that name, or `begin` is not a world or has networks of other sizes.
+        WorldError: it is not clear which world, or `begin` is not a world or has networks of other sizes.
+        SessionError: there are no sessions, or they are not this world's.
     """
-    if world not in RECIPES:
-        raise WorldError(f"There is no recipe for {world!r}; known: {', '.join(RECIPES)}.")
-    recipe = RECIPES[world]()
-    recipe = replace(
-        recipe,
-        autoencoder=replace(recipe.autoencoder, steps=autoencoder_steps or recipe.autoencoder.steps),
-        student=replace(recipe.student, steps=student_steps or recipe.student.steps),
-    )
+    if not world and data is None:
+        raise WorldError(f"Say which world to train: one of {', '.join(RECIPES)}, or one from the sessions in --data DIR.")
+    recipe = find_recipe(world, Path(data or Path("runs") / world / "data"))
+    steps = {"autoencoder": autoencoder_steps, "student": student_steps, "distill": distill_steps, "judge": judge_steps}
+    recipe = replace(recipe, **{part: replace(getattr(recipe, part), steps=count) for part, count in steps.items() if count is not None})
+    name = recipe.origin.name
+    folder = Path(out or Path("runs") / name)
     join_ranks()
     try:
-        _train(recipe, stage, Path(data), Path(out), Path(world_file or Path(out) / f"{world}.safetensors"), begin)
+        _train(recipe, stage, Path(data or folder / "data"), folder, Path(world_file or folder / f"{name}.safetensors"), begin)
     finally:
         leave_ranks()
     return 0
@@ -110,6 +72,7 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
         Clips.load(data / "train"), Clips.load(data / "held_out")
     wait_for_all()
     train, held_out = Clips.load(data / "train"), Clips.load(data / "held_out")
+    check(recipe, train, held_out)
     judge = None
     if stage in ("judge", "all"):
         judge = train_judge(recipe.judge, train, held_out, out)
@@ -124,7 +87,7 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     latents = LatentClips.encode(train, autoencoder, out / "latents_train.pt")
     held_out_latents = LatentClips.encode(held_out, autoencoder, out / "latents_held_out.pt")
     student = train_student(recipe.student, latents, held_out_latents, autoencoder, out, given.transformer.state_dict() if given else None)
-    _export(build_world(recipe, autoencoder, student, latents), held_out, judge, out / f"{recipe.name}-student.safetensors")
+    _export(build_world(recipe, autoencoder, student, latents), held_out, judge, out / f"{recipe.origin.name}-student.safetensors")
     if stage in ("distill", "all"):
         student = distill(recipe.distill, recipe.student, student, latents, held_out_latents, autoencoder, out)
         _export(build_world(recipe, autoencoder, student, latents), held_out, judge, world_file)
@@ -147,11 +110,10 @@ def _export(made: World, held_out: Clips, judge: Judge | None, path: Path) -> No
 
 def build_world(recipe: WorldRecipe, autoencoder: Autoencoder, transformer: Transformer, latents: LatentClips) -> World:
     """Put a world together: card, networks and varied start clips."""
-    student = recipe.student
+    student, origin = recipe.student, recipe.origin
     starts = choose_starts(latents, student.window.context.cache, recipe.num_starts, autoencoder)
     card = Card(
-        format=1, name=recipe.name, title=recipe.title, description=recipe.description, data_source=recipe.data_source,
-        licence=recipe.licence, width=autoencoder.config.width, height=autoencoder.config.height, fps=recipe.fps, actions=recipe.actions,
+        format=1, **{name: getattr(origin, name) for name in origin.__struct_fields__},
         num_starts=recipe.num_starts, start_frames=student.window.context.cache,
         transformer=_plain(student.model), autoencoder=_plain(autoencoder.config), window=_plain(student.window),
     )  # fmt: skip
@@ -164,7 +126,7 @@ def choose_starts(latents: LatentClips, length: int, count: int, autoencoder: Au
     rng = np.random.default_rng(0)
     first = rng.choice(latents.clips.starts(length), candidates)
     contrast = np.array([latents.clips.frames[row + length - 1].std() for row in first])
-    first = first[contrast > np.median(contrast)]
+    first = first[contrast >= np.median(contrast)]
     views = latents.latents[torch.from_numpy(first + length - 1)].float().flatten(1)
     chosen = [0]
     distance = (views - views[0]).square().sum(1)

@@ -1,76 +1,66 @@
-"""The real maze and its scripted player: ViZDoom's *My Way Home*, the source of the shipped world's training data.
+"""The real maze and its scripted player: ViZDoom's *My Way Home*.
 
-ViZDoom is an optional extra, needed only to make worlds (and to compare a world with the truth). The player explores: it
-reads the depth buffer, turns to the more open side before a wall, and otherwise walks, curves, strafes, taps and stands
+The player explores: it reads the depth buffer, turns to the more open side before a wall, and otherwise walks, curves, strafes, taps and stands
 still in segments of random length. Now and then it walks into a wall on purpose, because people will.
 """
 
-import os
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
-ACTIONS = ("turn_left", "turn_right", "forward", "strafe_left", "strafe_right")
-WIDTH, HEIGHT, FPS, FRAME_SKIP = 128, 96, 17.5, 2
-LOW_CONTRAST = 18.0  # pixel standard deviation below which a frame counts as a stare at a wall
-DATA_SOURCE = "ViZDoom My Way Home, rendered with the Freedoom resource files"
-DATA_LICENCE = "Freedoom: BSD-3-Clause; ViZDoom: MIT"
+from world_model.card import ActionSpec
+from world_model.real.doom import FPS, HEIGHT, LICENCE, WIDTH, Doom
+from world_model.real.game import Source
+from world_model.real.origin import Origin
+
+ORIGIN = Origin(
+    name="maze",
+    title="Doom maze",
+    description="Walk through the rooms of ViZDoom's My Way Home. There is no game code: every frame is denoised while you play.",
+    data_source="ViZDoom My Way Home, rendered with the Freedoom resource files",
+    licence=LICENCE,
+    width=WIDTH,
+    height=HEIGHT,
+    fps=FPS,
+    actions=(
+        ActionSpec("turn_left", ("left",), "Turn left"),
+        ActionSpec("turn_right", ("right",), "Turn right"),
+        ActionSpec("forward", ("up", "w"), "Walk"),
+        ActionSpec("strafe_left", ("a",), "Step left"),
+        ActionSpec("strafe_right", ("d",), "Step right"),
+    ),
+)
+ACTIONS = ORIGIN.action_names
+LOW_CONTRAST = 18.0  # pixel standard deviation below which a frame is a stare at a wall
 
 
-class Maze:
-    """ViZDoom's My Way Home at 17.5 frames per second, 128 x 96 RGB, with this world's five actions."""
+class Maze(Doom):
+    """ViZDoom's My Way Home with this world's five actions."""
 
-    def __init__(self, seed: int = 0) -> None:
-        import vizdoom  # type: ignore[import-untyped]
-
-        game = vizdoom.DoomGame()
-        game.load_config(os.path.join(vizdoom.scenarios_path, "my_way_home.cfg"))
-        game.set_screen_resolution(vizdoom.ScreenResolution.RES_256X192)
-        game.set_screen_format(vizdoom.ScreenFormat.RGB24)
-        game.set_available_buttons([getattr(vizdoom.Button, name) for name in ("TURN_LEFT", "TURN_RIGHT", "MOVE_FORWARD", "MOVE_LEFT", "MOVE_RIGHT")])
-        game.set_available_game_variables([vizdoom.GameVariable.POSITION_X, vizdoom.GameVariable.POSITION_Y, vizdoom.GameVariable.ANGLE])
-        game.set_render_weapon(False)
-        game.set_render_hud(False)
-        game.set_window_visible(False)
-        game.set_sound_enabled(False)
-        game.set_depth_buffer_enabled(True)
-        game.set_sectors_info_enabled(True)
-        game.set_seed(seed)
-        game.init()
-        self.game = game
-        boxes = [np.array([(line.x1, line.y1, line.x2, line.y2) for line in sector.lines]) for sector in game.get_state().sectors]
+    def __init__(self) -> None:
+        buttons = dict(zip(ACTIONS, ("TURN_LEFT", "TURN_RIGHT", "MOVE_FORWARD", "MOVE_LEFT", "MOVE_RIGHT"), strict=True))
+        super().__init__("my_way_home", buttons, {}, render_weapon=False, depth_buffer_enabled=True, sectors_info_enabled=True)
+        boxes = [np.array([(line.x1, line.y1, line.x2, line.y2) for line in sector.lines]) for sector in self.game.get_state().sectors]
         self.rooms = np.array([(b[:, ::2].min(), b[:, 1::2].min(), b[:, ::2].max(), b[:, 1::2].max()) for b in boxes])
 
-    def reset(self) -> np.ndarray:
-        """Start a new episode at a random place; return its first frame, uint8 [96, 128, 3]."""
-        self.game.new_episode()
-        return self._observe()
+    def step(self, actions: Collection[str]) -> np.ndarray | None:
+        frame = super().step(actions)
+        if frame is not None:
+            self.tally[f"frames in room {self.room()}"] += 1
+        return frame
 
-    def step(self, actions: Any) -> tuple[np.ndarray | None, bool]:
-        """Hold the named actions for one frame; return (frame, done), without a frame when the episode has ended."""
-        self.game.make_action([float(name in actions) for name in ACTIONS], FRAME_SKIP)
-        if self.game.is_episode_finished():
-            return None, True
-        return self._observe(), False
-
-    def _observe(self) -> np.ndarray:
-        state = self.game.get_state()
-        assert state is not None and state.depth_buffer is not None and state.game_variables is not None, "the episode goes on"
-        self.depth = state.depth_buffer
-        x, y, angle = state.game_variables
-        self.state = {"x": float(x), "y": float(y), "angle": float(angle)}
-        pixels = state.screen_buffer.reshape(HEIGHT, 2, WIDTH, 2, 3).astype(np.uint16).sum((1, 3))
-        return ((pixels + 2) // 4).astype(np.uint8)
+    @property
+    def depth(self) -> np.ndarray:
+        """The depth buffer [192, 256]."""
+        return self.seen.depth_buffer
 
     def room(self) -> int:
         """Return the index of the map sector (room or passage) the player stands in, or -1."""
+        assert self.state is not None
         x, y = self.state["x"], self.state["y"]
         inside = np.flatnonzero((self.rooms[:, 0] <= x) & (self.rooms[:, 1] <= y) & (x <= self.rooms[:, 2]) & (y <= self.rooms[:, 3]))
         return int(inside[0]) if len(inside) else -1
-
-    def close(self) -> None:
-        """End the game process."""
-        self.game.close()
 
 
 class Explorer:
@@ -84,8 +74,9 @@ class Explorer:
         self.left = 0  # frames until the next choice
         self.mode = "hold"  # hold | seek (walk to the most open direction) | escape (from a wall) | bump (into it, on purpose)
 
-    def act(self, frame: np.ndarray, depth: np.ndarray) -> frozenset[str]:
-        """Choose this frame's actions from the picture [height, width, 3] and the depth buffer [height, width]."""
+    def act(self, game: Maze, frame: np.ndarray) -> frozenset[str]:
+        """Choose the next frame's actions from the picture [height, width, 3] and the depth buffer."""
+        depth = game.depth
         height, width = depth.shape
         band = depth[height * 2 // 5 : height * 3 // 5].astype(np.float32)
         near = float(np.median(band[:, width * 2 // 5 : width * 3 // 5])) < self.NEAR
@@ -141,3 +132,6 @@ class Explorer:
             self._begin("hold", {str(rng.choice(ACTIONS))}, rng.integers(1, 4))
         else:
             self._begin("hold", set(rng.choice(ACTIONS, size=int(rng.integers(2, 5)), replace=False).tolist()), rng.integers(2, 8))
+
+
+SOURCE = Source(ORIGIN, Maze, Explorer, "vizdoom")

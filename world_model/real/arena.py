@@ -1,0 +1,122 @@
+"""The real arena and its scripted player: ViZDoom's *Defend the Center*.
+
+The player stands in the middle of a round hall, with 26 shots, and monsters come from all sides. ViZDoom's episode ends in the moment of death; what a
+person sees of it here is that the picture sinks into red, and then the next life begins.
+
+The scripted player hunts: it turns to a monster, nearer by taps, and shoots. It also does what other people do: shoots at nothing, turns on and on, stands
+and waits, presses everything at once.
+"""
+
+from collections.abc import Collection
+
+import numpy as np
+
+from world_model.card import ActionSpec
+from world_model.real.doom import FPS, HEIGHT, LICENCE, WIDTH, Doom
+from world_model.real.game import Source
+from world_model.real.origin import Origin
+from world_model.real.restless import Restless
+
+ORIGIN = Origin(
+    name="arena",
+    title="Doom arena",
+    description="Turn and shoot: monsters come at you from all sides of ViZDoom's Defend the Center. There is no game code behind the picture.",
+    data_source="ViZDoom Defend the Center, rendered with the Freedoom resource files",
+    licence=LICENCE,
+    width=WIDTH,
+    height=HEIGHT,
+    fps=FPS,
+    actions=(
+        ActionSpec("turn_left", ("left", "a"), "Turn left"),
+        ActionSpec("turn_right", ("right", "d"), "Turn right"),
+        ActionSpec("shoot", ("space", "up", "w"), "Shoot"),
+    ),
+)
+ACTIONS = ORIGIN.action_names
+DEATH_FRAMES, DEATH = 8, np.array([96, 0, 0], np.float32)
+
+
+class Arena(Doom):
+    """ViZDoom's Defend the Center with this world's three actions, life after life."""
+
+    def __init__(self) -> None:
+        buttons = dict(zip(ACTIONS, ("TURN_LEFT", "TURN_RIGHT", "ATTACK"), strict=True))
+        variables = {"health": "HEALTH", "shots": "AMMO2", "hits": "HITCOUNT", "kills": "KILLCOUNT"}
+        super().__init__("defend_the_center", buttons, variables, render_screen_flashes=True, labels_buffer_enabled=True, episode_timeout=0)
+        self.dying = 0  # frames since death
+
+    def reset(self, seed: int) -> np.ndarray:
+        self.dying = 0
+        self.last = super().reset(seed)
+        return self.last
+
+    def step(self, actions: Collection[str]) -> np.ndarray:
+        """Hold the named actions for one frame and return it; the dead wait for their next life."""
+        before, frame = self.state, None
+        if self.dying == DEATH_FRAMES:
+            self.dying = 0
+            self.game.new_episode()
+            self.last = self.observe()
+            return self.last
+        if self.dying == 0:
+            frame = super().step(actions)
+        if frame is None:
+            self.tally["deaths"] += self.dying == 0
+            self.dying += 1
+            share = self.dying / DEATH_FRAMES
+            return ((1 - share) * self.last + share * DEATH).astype(np.uint8)
+        assert before is not None and self.state is not None
+        changes = {name: self.state[name] - before[name] for name in ("shots", "hits", "kills", "health")}
+        self.tally.update(shots=-int(changes["shots"]), hits=int(changes["hits"]), kills=int(changes["kills"]), wounds=int(changes["health"] < 0))
+        self.last = frame
+        return frame
+
+    def monsters(self) -> list[tuple[float, float]]:
+        """Return of every monster in view how far right of the middle it stands, from -1 to 1, and how wide it is, on the same scale; the nearest first."""
+        if self.dying:
+            return []
+        seen = sorted((label for label in self.seen.labels if label.object_category == "Monster"), key=lambda label: -label.height)
+        return [((label.x + label.width / 2) / WIDTH - 1, label.width / WIDTH) for label in seen]
+
+
+class Marksman:
+    """A noisy scripted player for `Arena`."""
+
+    NEAR = 0.25  # of half the picture: from here on it turns by taps, which turn less far
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng, self.restless = rng, Restless(ACTIONS, rng)
+        self.mode, self.left = "hunt", 0  # hunt | rest | sweep | waste | any, and for how many frames
+        self.side, self.held = "turn_left", frozenset[str]()
+
+    def act(self, game: Arena, frame: np.ndarray) -> frozenset[str]:
+        """Choose the next frame's actions from where the monsters are."""
+        if self.left <= 0:
+            self._choose()
+        self.left -= 1
+        if self.mode == "hunt":
+            self.held = self._hunt(game.monsters())
+        elif self.mode == "any":
+            self.held = self.restless.act(game, frame)
+        return self.held
+
+    def _choose(self) -> None:
+        rng = self.rng
+        self.mode = str(rng.choice(["hunt", "rest", "sweep", "waste", "any"], p=[0.5, 0.1, 0.17, 0.05, 0.18]))
+        self.left = int(rng.integers(*{"hunt": (30, 120), "rest": (4, 25), "sweep": (4, 40), "waste": (2, 10), "any": (10, 50)}[self.mode]))
+        self.side = str(rng.choice(["turn_left", "turn_right"]))
+        self.held = frozenset({"rest": (), "sweep": (self.side,), "waste": ("shoot",)}.get(self.mode, ()))
+
+    def _hunt(self, monsters: list[tuple[float, float]]) -> frozenset[str]:
+        """Turn to the nearest monster in view and shoot when it is in the middle; look around while there is none."""
+        if not monsters:
+            return frozenset({self.side})
+        offset, width = monsters[0]
+        if abs(offset) < max(0.03, width / 2) and self.rng.random() < 0.9:
+            return frozenset({"shoot"} if "shoot" not in self.held or self.rng.random() < 0.7 else ())
+        self.side = "turn_left" if offset < 0 else "turn_right"
+        turned_before = any(name.startswith("turn") for name in self.held)
+        return frozenset() if abs(offset) < self.NEAR and turned_before else frozenset({self.side})
+
+
+SOURCE = Source(ORIGIN, Arena, Marksman, "vizdoom")

@@ -1,0 +1,184 @@
+"""The real race track and its scripted player: Gymnasium's CarRacing, seen from above.
+
+The player mostly follows the road, faster or slower. Now and then it steers off it and comes back (or does not), brakes, stands, or presses anything.
+A lap driven to its end, or a car that leaves the field, is followed by the start of another track. Needs ``gymnasium[box2d]``, an optional extra.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from world_model.card import ActionSpec
+from world_model.real.game import Source
+from world_model.real.origin import Origin
+from world_model.real.restless import Restless
+
+GAME_FPS, FRAME_SKIP = 50, 3
+ORIGIN = Origin(
+    name="racing",
+    title="Race track",
+    description="Drive: steer, accelerate and brake on the tracks of Gymnasium's CarRacing. There is no game code behind the picture.",
+    data_source="Gymnasium CarRacing-v3",
+    licence="Weights: Apache-2.0. Training data: Gymnasium (MIT).",
+    width=128,
+    height=96,
+    fps=GAME_FPS / FRAME_SKIP,
+    actions=(
+        ActionSpec("steer_left", ("left", "a"), "Steer left"),
+        ActionSpec("steer_right", ("right", "d"), "Steer right"),
+        ActionSpec("gas", ("up", "w"), "Accelerate"),
+        ActionSpec("brake", ("down", "s", "space"), "Brake"),
+    ),
+)
+ACTIONS = ORIGIN.action_names
+STEER, GAS, BRAKE = 0.25, 0.4, 0.6  # what a key is worth to the game; a key is all or nothing, and all the game offers would spin the car at once
+ZOOM_IN_FRAMES = GAME_FPS  # the game's first second zooms in from far above
+IN_SIGHT = 75.0  # in the game's units, farther than the corners of the picture
+SCORE = slice(85, 95), slice(0, 15)  # rows and columns of a number that only a program could count
+
+
+class Racing:
+    """Gymnasium's CarRacing at 16.7 frames per second, 128 x 96 RGB, with this world's four actions, track after track."""
+
+    def __init__(self) -> None:
+        self.game = _open()
+        self.state: dict[str, float] | None = None
+        self.tally: Counter[str] = Counter()
+        self.over = False
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Build the track that `seed` means; return the first frame, uint8 [96, 128, 3]."""
+        self.tally = Counter()
+        return self._begin(seed)
+
+    def step(self, actions: Collection[str]) -> np.ndarray:
+        """Hold the named actions for one frame and return it."""
+        if self.over:
+            return self._begin(None)
+        steer = STEER * (("steer_right" in actions) - ("steer_left" in actions))
+        frame = self._hold(np.array([steer, GAS * ("gas" in actions), BRAKE * ("brake" in actions)]), FRAME_SKIP)
+        self.tally.update({"frames off the road": int(not self.on_road), "frames at rest": int(self.speed < 1), "tracks ended": int(self.over)})
+        return frame
+
+    def close(self) -> None:
+        """End the game."""
+        self.game.close()
+
+    @property
+    def speed(self) -> float:
+        """The car's speed, in the game's units per second."""
+        return float(np.hypot(*self.game.car.hull.linearVelocity))
+
+    @property
+    def on_road(self) -> bool:
+        """Whether any wheel is on the road."""
+        return any(wheel.tiles for wheel in self.game.car.wheels)
+
+    @property
+    def road(self) -> np.ndarray:
+        """The middle of the road [n, 2], in the game's units."""
+        return np.array(self.game.track)[:, 2:]
+
+    def _begin(self, seed: int | None) -> np.ndarray:
+        self.game.drawing = False
+        self.game.reset(seed=seed)
+        return self._hold(np.zeros(3), ZOOM_IN_FRAMES)
+
+    def _hold(self, action: np.ndarray, frames: int) -> np.ndarray:
+        """Hold an action for some of the game's own frames; draw the last."""
+        for left in reversed(range(frames)):
+            self.game.drawing = left == 0
+            frame, _, self.over, _, _ = self.game.step(action)
+            if self.over and left:
+                self.game.drawing, left = True, 0
+                frame = self.game.render()
+            if self.over:
+                break
+        car = self.game.car.hull
+        self.state = {"x": float(car.position[0]), "y": float(car.position[1]), "angle": float(np.degrees(car.angle)), "speed": self.speed}
+        frame[SCORE] = 0
+        return frame
+
+
+def _open() -> Any:
+    """Return the game, which draws only when it shall, and only what is in sight."""
+    from gymnasium.envs.box2d.car_racing import CarRacing
+
+    class Track(CarRacing):
+        drawing = False
+
+        def _render(self, mode: str) -> Any:
+            if not self.drawing:
+                return None
+            assert self.car is not None
+            self.here = tuple(self.car.hull.position)
+            return super()._render(mode)
+
+        def _draw_colored_polygon(self, surface: Any, poly: Any, *rest: Any, **options: Any) -> None:
+            if options or max(abs(poly[0][0] - self.here[0]), abs(poly[0][1] - self.here[1])) < IN_SIGHT:  # the field itself has options
+                super()._draw_colored_polygon(surface, poly, *rest, **options)
+
+        def _create_image_array(self, screen: Any, size: Any) -> Any:
+            return super()._create_image_array(screen, (ORIGIN.width, ORIGIN.height))
+
+    return Track("state_pixels")
+
+
+class Driver:
+    """A noisy scripted player for `Racing`."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng, self.restless = rng, Restless(ACTIONS, rng)
+        self.mode, self.left = "follow", 0  # follow | leave | brake | roll | any, and for how many frames
+        self.hurry, self.held = 1.0, frozenset[str]()
+
+    def act(self, game: Racing, frame: np.ndarray) -> frozenset[str]:
+        """Choose the next frame's actions from where the road goes."""
+        if self.left <= 0:
+            self._choose()
+        self.left -= 1
+        if self.mode == "follow":
+            self.held = self._follow(game)
+        elif self.mode == "any":
+            self.held = self.restless.act(game, frame)
+        return self.held
+
+    def _choose(self) -> None:
+        rng = self.rng
+        self.mode = str(rng.choice(["follow", "leave", "brake", "roll", "any"], p=[0.6, 0.12, 0.06, 0.06, 0.16]))
+        self.left = int(rng.integers(*{"follow": (40, 200), "leave": (8, 50), "brake": (4, 50), "roll": (5, 30), "any": (10, 40)}[self.mode]))
+        self.hurry = float(rng.uniform(0.6, 1.5))
+        side = str(rng.choice(["steer_left", "steer_right"]))
+        held = {"leave": {"gas", *([side] if rng.random() < 0.7 else [])}, "brake": {"brake", *([side] if rng.random() < 0.3 else [])}}
+        self.held = frozenset(held.get(self.mode, ()))
+
+    def _follow(self, game: Racing) -> frozenset[str]:
+        """Steer to a point of the road ahead, the farther the faster, and keep the speed that the bend allows."""
+        road, speed, car = game.road, game.speed, game.game.car.hull
+        here, ahead = np.array(car.position), np.array([-np.sin(car.angle), np.cos(car.angle)])
+        nearest = int(np.square(road - here).sum(1).argmin())
+        way = 1 if (road[(nearest + 1) % len(road)] - road[nearest]) @ ahead >= 0 else -1
+        reach = 4 + int(speed / 12)
+        bend = bearing(ahead, road[(nearest + 2 * way * reach) % len(road)] - here)
+        error = bearing(ahead, road[(nearest + way * reach) % len(road)] - here)
+        wanted = self.hurry * (50 - 35 * min(1.0, abs(bend)))
+        turn = error - 0.25 * car.angularVelocity  # a turn that is under way is not steered further
+        spinning = abs(car.angularVelocity) > 2
+        held = set()
+        if abs(turn) > 0.08 and self.rng.random() < 0.95:
+            held.add("steer_left" if turn > 0 else "steer_right")
+        if speed < wanted and not spinning and (abs(turn) < 0.4 or speed < 15):
+            held.add("gas")
+        elif speed > wanted + 12 or (spinning and speed > 20):
+            held.add("brake")
+        return frozenset(held)
+
+
+def bearing(ahead: np.ndarray, to: np.ndarray) -> float:
+    """Return the angle in radians from one direction [2] to another, positive to the left."""
+    return float(np.arctan2(ahead[0] * to[1] - ahead[1] * to[0], ahead @ to))
+
+
+SOURCE = Source(ORIGIN, Racing, Driver, "Box2D")

@@ -1,0 +1,90 @@
+"""Recipes: everything needed to make one world from its sessions. A world without a written one gets a recipe that fits its frames and actions.
+
+The shipped worlds are all 128 x 96, and what fits such frames was found by measuring on the maze; a written recipe says only what shall be different.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from math import log, prod
+from pathlib import Path
+
+import msgspec
+
+from world_model.autoencoder import AutoencoderConfig
+from world_model.card import WorldError
+from world_model.real.origin import FILE, Origin
+from world_model.real.sources import SOURCES
+from world_model.session import SessionError
+from world_model.training.autoencoder import AutoencoderRecipe
+from world_model.training.data import Clips
+from world_model.training.distill import DistillRecipe
+from world_model.training.judge import JudgeRecipe
+from world_model.training.student import StudentRecipe
+
+TOKENS = 24  # per frame: what two cores attend to in time
+LARGE = 160 * 120  # pixels from which on latents are at stride 8 instead of 4
+
+
+@dataclass(frozen=True)
+class WorldRecipe:
+    """How to make one world, stage by stage."""
+
+    origin: Origin
+    autoencoder: AutoencoderRecipe
+    student: StudentRecipe
+    distill: DistillRecipe = DistillRecipe()
+    judge: JudgeRecipe = JudgeRecipe()
+    num_starts: int = 24
+
+
+def derive(origin: Origin) -> WorldRecipe:
+    """Return the recipe that fits a world's frame size and actions."""
+    autoencoder, student = AutoencoderRecipe(), StudentRecipe()
+    sizes = replace(autoencoder.model, height=origin.height, width=origin.width)
+    if origin.width * origin.height > LARGE:
+        sizes = replace(sizes, channels=(64, 128), latent_channels=8)
+    patch = choose_patch(sizes)
+    _, rows, columns = sizes.latent_shape
+    transformer = replace(
+        student.model, in_channels=sizes.latent_channels, num_actions=len(origin.actions), patch_size=patch, places=(rows // patch[0], columns // patch[1])
+    )
+    return WorldRecipe(origin, replace(autoencoder, model=sizes), replace(student, model=transformer))
+
+
+def choose_patch(sizes: AutoencoderConfig) -> tuple[int, int]:
+    """Return the patch (height, width) of latents that makes about TOKENS tokens of a frame; of two as good the wider, for turns move pictures sideways."""
+    _, rows, columns = sizes.latent_shape
+    patches = [(p, q) for p in range(1, rows + 1) for q in range(1, columns + 1) if rows % p == columns % q == 0]
+    return min(patches, key=lambda patch: (abs(log(rows * columns / prod(patch) / TOKENS)) + 0.3 * abs(log(patch[1] / patch[0])), -patch[1]))
+
+
+RECIPES: dict[str, Callable[[], WorldRecipe]] = {name: partial(derive, source.origin) for name, source in SOURCES.items()}
+
+
+def find_recipe(world: str, data: Path) -> WorldRecipe:
+    """Return the recipe written for a world of this name, or the one that fits the sessions in a folder.
+
+    Args:
+        world: its name; "" is what the sessions say.
+        data: the folder that `collect` wrote.
+
+    Raises:
+        WorldError: the world has no written recipe, and there is no such folder either.
+        OriginError: the folder does not say what its sessions are.
+    """
+    if world in RECIPES:
+        return RECIPES[world]()
+    if world and not (data / FILE).exists():
+        raise WorldError(f"There is no recipe for {world!r}; known are {', '.join(RECIPES)}, and any world from what `collect` wrote into --data DIR.")
+    origin = Origin.read(data)
+    name = world or origin.name
+    return RECIPES[name]() if name in RECIPES else derive(msgspec.structs.replace(origin, name=name))
+
+
+def check(recipe: WorldRecipe, *data: Clips) -> None:
+    """Raise SessionError if clips are not of the world that a recipe is for."""
+    origin = recipe.origin
+    for clips in data:
+        if clips.vocabulary != origin.action_names or clips.frames.shape[1:3] != (origin.height, origin.width):
+            raise SessionError(f"The sessions in {clips.folder} have other actions or another frame size than {origin.name}.")
