@@ -136,13 +136,14 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _to_vector(self, low: np.ndarray, high: np.ndarray, space: Any, needs: set[str], *, adds: bool) -> Translation:
         low, high = low.astype(np.float64).ravel(), high.astype(np.float64).ravel()
+        for action in self.actions:
+            self._check(action, needs, f"{len(low)} values at once")
         given = np.zeros(len(low)) if self.noop is None else np.atleast_1d(np.array(self.noop, np.float64))
         if given.shape != low.shape:
             raise KeysError(f"The environment takes {len(low)} values at once; the noop of the keys file has {len(given)}.")
         noop = np.clip(given, low, high)
         pushes: dict[str, list[tuple[int, float]]] = {}
         for action in self.actions:
-            self._check(action, needs, f"{len(low)} values at once")
             pushes[action.name] = [(bit, 1.0) for bit in action.bits or ()] or [(action.axis or 0, action.value or 0.0)]
             for axis, value in pushes[action.name]:
                 if not 0 <= axis < len(low):

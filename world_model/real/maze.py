@@ -47,7 +47,7 @@ class Maze(Doom):
     def step(self, actions: Collection[str]) -> np.ndarray | None:
         frame = super().step(actions)
         if frame is not None:
-            self.tally[f"frames in room {self.room()}"] += 1
+            self.tally.update({f"frames in room {self.room()}": 1, "stares at a wall": int(frame.std() < LOW_CONTRAST)})
         return frame
 
     @property

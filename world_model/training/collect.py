@@ -15,7 +15,6 @@ import numpy as np
 
 from world_model.real import environment
 from world_model.real.game import Game, GameError, Source
-from world_model.real.maze import LOW_CONTRAST
 from world_model.real.origin import LONGEST_SIDE, SIDE_STEP
 from world_model.real.sources import SOURCES
 from world_model.session import SessionWriter
@@ -75,7 +74,7 @@ def collect(source: Source, out: Path, frames: int, held_out_frames: int, seed: 
         for split, wanted, first_seed in (("train", frames, seed), ("held_out", held_out_frames, seed + HELD_OUT_SEED)):
             report = _collect(source, game, out / split, wanted, first_seed)
             (out / f"{split}.json").write_text(json.dumps(report, indent=1))
-            print(f"{split}: {report['frames']} frames in {report['sessions']} sessions, low contrast {report['low_contrast']:.1%}")
+            print(f"{split}: {report['frames']} frames in {report['sessions']} sessions")
             for title in ("actions", "happened"):
                 print(f"  {title}, per 1000 frames: " + ", ".join(f"{name} {1000 * share:.4g}" for name, share in report[title].items()))
     finally:
@@ -84,7 +83,7 @@ def collect(source: Source, out: Path, frames: int, held_out_frames: int, seed: 
 
 def _collect(source: Source, game: Game, out: Path, wanted: int, seed: int) -> dict:
     seen: dict[str, Counter[str]] = {"actions": Counter(), "happened": Counter()}
-    total = made = low = session = 0
+    total = made = session = 0
     began = time.monotonic()
     while total < wanted:
         directory = out / f"{session:05d}"
@@ -95,14 +94,14 @@ def _collect(source: Source, game: Game, out: Path, wanted: int, seed: int) -> d
             stats_path.write_text(json.dumps(stats))
             made += stats["frames"]
         stats = json.loads(stats_path.read_text())
-        total, low, session = total + stats["frames"], low + stats["low_contrast"], session + 1
+        total, session = total + stats["frames"], session + 1
         for title, counts in seen.items():
             counts.update(stats.get(title, {}))
         if session % 20 == 0 and made:
             rate = made / (time.monotonic() - began)
-            print(f"{total}/{wanted} frames, {rate:.0f} per second, ETA {(wanted - total) / rate:.0f} s, low contrast {low / total:.1%}", flush=True)
+            print(f"{total}/{wanted} frames, {rate:.0f} per second, ETA {(wanted - total) / rate:.0f} s", flush=True)
     shares = {title: {name: count / total for name, count in sorted(counts.items())} for title, counts in seen.items()}
-    return {"sessions": session, "frames": total, "low_contrast": low / total, **shares}
+    return {"sessions": session, "frames": total, **shares}
 
 
 def _session(source: Source, game: Game, directory: Path, seed: int, longest: int) -> dict:
@@ -112,18 +111,16 @@ def _session(source: Source, game: Game, directory: Path, seed: int, longest: in
         "fps": origin.fps, "width": origin.width, "height": origin.height, "actions": origin.action_names,
     }  # fmt: skip
     used: Counter[str] = Counter()
-    low = 0
     frame: np.ndarray | None = game.reset(seed)
     actions: frozenset[str] = frozenset()
     with SessionWriter(directory, header, lossless=True) as writer:
         while frame is not None and writer.num_frames < longest:
             writer.append(frame, sorted(actions), state=game.state)
-            low += int(frame.std() < LOW_CONTRAST)
             used.update(actions)
             actions = frozenset(player.act(game, frame))
             frame = game.step(actions)
         count = writer.num_frames
-    return {"frames": count, "low_contrast": low, "actions": used, "happened": +game.tally}
+    return {"frames": count, "actions": used, "happened": +game.tally}
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

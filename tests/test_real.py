@@ -1,0 +1,266 @@
+"""Real games as sources of worlds: keys files, any Gymnasium environment as a game, collecting from it, and the recipes that follow from what was collected."""
+
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+import main
+from world_model.card import WorldError, read_card
+from world_model.real.environment import Environment, _fit
+from world_model.real.game import GameError, Source
+from world_model.real.keys import Keys, KeysError
+from world_model.real.origin import Origin, OriginError
+from world_model.real.restless import Restless
+from world_model.real.sources import SOURCES
+from world_model.session import Session
+from world_model.training.collect import collect
+from world_model.training.data import Clips
+from world_model.training.recipe import RECIPES, check, derive, find_recipe
+
+gymnasium = pytest.importorskip("gymnasium")
+from gymnasium import spaces  # noqa: E402
+
+WALK = """
+noop = 0
+[[actions]]
+name = "left"
+keys = ["left", "a"]
+index = 1
+[[actions]]
+name = "right"
+keys = ["right"]
+index = 2
+[[combinations]]
+held = ["right", "left"]
+index = 3
+"""
+SINGLY = WALK.split("[[combinations]]")[0]
+FREE = SINGLY.replace("noop = 0", "")
+
+
+def keys(tmp_path: Path, text: str) -> Keys:
+    path = tmp_path / "keys.toml"
+    path.write_text(text)
+    return Keys.read(path)
+
+
+def pushes(tmp_path: Path, *meanings: str, rest: str = "") -> Keys:
+    """Return keys of the actions a, b, ... with these meanings."""
+    actions = (f'[[actions]]\nname = "{name}"\nkeys = ["{name}"]\n{meaning}\n' for name, meaning in zip("abc", meanings, strict=False))
+    return keys(tmp_path, rest + "\n" + "".join(actions))
+
+
+def test_a_discrete_environment_is_given_the_largest_combination_that_is_held(tmp_path: Path) -> None:
+    translate = keys(tmp_path, WALK).translate(spaces.Discrete(4))
+    assert [translate(held) for held in ((), ("left",), ("right",), ("left", "right"))] == [0, 1, 2, 3]
+    translate = keys(tmp_path, SINGLY).translate(spaces.Discrete(4))
+    assert translate(("right", "left")) == 1
+
+
+def test_vectors_are_put_together_from_what_is_held(tmp_path: Path) -> None:
+    bits = pushes(tmp_path, "bits = [0, 2]", "bits = [1]").translate(spaces.MultiBinary(3))
+    assert bits(("a", "b")).tolist() == [1, 1, 1] and bits(()).tolist() == [0, 0, 0] and bits(("a",)).dtype == np.int8
+    many = pushes(tmp_path, "axis = 0\nvalue = 2", "axis = 0\nvalue = 0", rest="noop = [1, 1]").translate(spaces.MultiDiscrete([3, 2]))
+    assert many(("a",)).tolist() == [2, 1] and many(("b", "a")).tolist() == [0, 1] and many(()) in spaces.MultiDiscrete([3, 2])
+    space = spaces.Box(np.array([-1, 0], np.float32), np.array([1, 1], np.float32))
+    box = pushes(tmp_path, "axis = 0\nvalue = -1.0", "axis = 0\nvalue = 0.75", "axis = 1\nvalue = 1").translate(space)
+    assert box(("a", "b")).tolist() == [-0.25, 0] and box(("a", "c")).tolist() == [-1, 1] and box(("c",)) in space
+
+
+@pytest.mark.parametrize(
+    ("text", "space", "words"),
+    [
+        ("noop = ", spaces.Discrete(4), "is not right"),
+        (WALK + "colour = 3", spaces.Discrete(4), "unknown field `colour`"),
+        (WALK.replace("noop = 0", ""), spaces.Discrete(4), "needs a noop"),
+        (WALK, spaces.Discrete(3), "takes the numbers 0 to 2; the keys file gives it 3"),
+        (WALK.replace('"right", "left"', '"right", "jump"'), spaces.Discrete(4), "combines 'jump'"),
+        (WALK.replace('name = "right"', 'name = "left"'), spaces.Discrete(4), "names an action twice"),
+        (WALK, spaces.MultiBinary(3), "Combinations are for Discrete"),
+        (SINGLY, spaces.MultiBinary(3), "needs bits; the keys file has index"),
+        (SINGLY.replace("index", "value = 1\naxis"), spaces.Box(-1, 1, (3,)), "noop of the keys file has 1"),
+        (FREE.replace("index", "axis"), spaces.Box(-1, 1, (3,)), "needs axis and value; the keys file has axis"),
+        (FREE.replace("index", "value = 3\naxis"), spaces.Box(-1, 1, (3,)), "lies from -1 to 1"),
+        (FREE.replace("index", "value = 1\naxis"), spaces.Box(-1, 1, (2,)), "means place 2"),
+        (FREE, spaces.Text(3), "can be played with keys"),
+    ],
+)
+def test_a_keys_file_that_does_not_fit_is_refused_in_one_sentence(text: str, space: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(KeysError, match=words) as refused:
+        keys(tmp_path, text).translate(space)
+    assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
+
+
+class Counting(gymnasium.Env):
+    """Shows how many steps were made in an episode, and the action before; ends after `end` steps."""
+
+    metadata = {"render_modes": [], "render_fps": 40}  # noqa: RUF012
+    observation_space = spaces.Box(0, 255, (24, 32, 1), np.uint8)
+    action_space = spaces.Discrete(4)
+
+    def __init__(self, end: int = 6) -> None:
+        self.end = end
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.number = 0
+        return self._show(0), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.number += 1
+        return self._show(action), 0.0, self.number == self.end, False, {}
+
+    def _show(self, action: int) -> np.ndarray:
+        return np.full((24, 32, 1), 10 * self.number + action, np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def counting() -> Any:
+    gymnasium.register("Counting-v0", Counting, max_episode_steps=3)
+    yield
+    del gymnasium.registry["Counting-v0"]
+
+
+def test_an_environment_shows_the_frame_that_the_action_led_to(tmp_path: Path) -> None:
+    game = Environment("Counting-v0", keys(tmp_path, WALK), (32, 48))
+    assert (game.frame_skip, game.origin.fps, game.origin.name, game.origin.title) == (2, 20.0, "counting", "Counting")
+    frames = [game.reset(0), *(game.step(held) for held in (("left",), ("right",), ("left", "right"), (), ("left",)))]
+    assert frames[0].shape == (32, 48, 3)
+    assert [int(frame[0, 0, 0]) for frame in frames] == [0, 21, 42, 63, 0, 21], "time limits are lifted; the next episode follows the end"
+    assert game.tally == Counter({"episodes ended": 1})
+    game = Environment("Counting-v0", keys(tmp_path, "restart = false\n" + WALK), (32, 48))
+    assert game.reset(0) is not None and [game.step(()) is None for _ in range(4)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(96, 96, (112, 112)), (400, 600, (96, 128)), (210, 160, (128, 96)), (8, 800, (32, 512))])
+def test_frames_keep_the_shape_of_the_picture(height: int, width: int, size: tuple[int, int]) -> None:
+    assert _fit(height, width) == size
+
+
+def test_a_restless_player_tries_everything() -> None:
+    player = Restless(("a", "b", "c"), np.random.default_rng(0))
+    held = [player.act(None, None) for _ in range(3000)]
+    assert {frozenset(), frozenset("a"), frozenset("ab"), frozenset("abc")} <= set(held)
+    lengths = np.diff(np.flatnonzero([True, *(a != b for a, b in itertools.pairwise(held))]))
+    assert lengths.min() == 1 and lengths.max() >= 20
+
+
+def test_collecting_goes_on_where_it_stopped_and_the_recipe_follows_from_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "keys.toml").write_text(WALK)
+    command = ["collect", "--env", "Counting-v0", "--keys", str(tmp_path / "keys.toml"), "--out", str(tmp_path / "data"), "--held-out-frames", "9"]
+    assert main.main([*command, "--frames", "30", "--size", "32x48"]) == 0
+    first = (tmp_path / "data" / "train" / "00000" / "digests.txt").read_text()
+    assert main.main([*command, "--frames", "50", "--size", "32x48"]) == 0
+    assert (tmp_path / "data" / "train" / "00000" / "digests.txt").read_text() == first
+    clips = Clips.load(tmp_path / "data" / "train")
+    assert clips.frames.shape == (50, 32, 48, 3) and clips.bounds.tolist() == [0, 30, 50] and not clips.knows_states
+    meant = clips.actions @ np.array([1, 2])
+    shown = clips.frames[:, 0, 0, 0]
+    assert all(value % 10 == action for value, action in zip(shown, meant, strict=True) if value), "action n leads from frame n - 1 to frame n"
+    assert json.loads((tmp_path / "data" / "train.json").read_text())["happened"]["episodes ended"] > 0
+    assert Session(tmp_path / "data" / "held_out" / "00000").header["world"] == "counting"
+
+    recipe = find_recipe("", tmp_path / "data")
+    check(recipe, clips)
+    assert recipe.origin == Origin.read(tmp_path / "data") and recipe.student.model.num_actions == 2
+    assert find_recipe("other", tmp_path / "data").origin.name == "other"
+    with pytest.raises(ValueError, match="have other actions or another frame size than maze"):
+        check(RECIPES["maze"](), clips)
+    with pytest.raises(WorldError, match="There is no recipe for 'other'"):
+        find_recipe("other", tmp_path)
+    with pytest.raises(ValueError, match=r"No session in .* is 100 frames long"):
+        clips.starts(100)
+    assert main.main([*command, "--size", "48x48"]) == 2
+    assert "holds sessions of counting with other actions, frame size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("maze --env Counting-v0", "Say which game"),
+        ("--env Counting-v0", "Say which game"),
+        ("maze --fps 3", "Frame size and rate of maze are fixed"),
+        ("maze --frames 0", "--frames is 0"),
+        ("--env Counting-v0 --keys none.toml", "Cannot read the keys file none.toml"),
+        ("--env Counting-v0 --keys {keys} --size 33x48", "--size is 33x48"),
+        ("--env Nowhere-v0 --keys {keys}", "Gymnasium cannot make 'Nowhere-v0'"),
+        ("--env CartPole-v1 --keys {keys}", "takes the numbers 0 to 1"),
+        ("--env Counting-v0 --keys {odd}", "is not the name of a key"),
+    ],
+)
+def test_what_cannot_be_collected_is_refused(arguments: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "keys.toml").write_text(WALK)
+    (tmp_path / "odd.toml").write_text(WALK.replace('"right"]', '"middle"]', 1))
+    told = arguments.format(keys=tmp_path / "keys.toml", odd=tmp_path / "odd.toml").split()
+    assert main.main(["collect", "--out", str(tmp_path / "out"), *told]) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1
+
+
+def test_every_frame_size_has_a_recipe() -> None:
+    origin = SOURCES["maze"].origin
+    for height, width in ((32, 32), (96, 96), (112, 112), (96, 128), (128, 96), (80, 144), (240, 320), (512, 512)):
+        recipe = derive(msgspec.structs.replace(origin, height=height, width=width))
+        _, rows, columns = recipe.autoencoder.model.latent_shape
+        patch, places = recipe.student.model.patch_size, recipe.student.model.places
+        assert places is not None and (rows, columns) == (patch[0] * places[0], patch[1] * places[1])
+        assert 12 <= places[0] * places[1] <= 48 and max(patch) <= 4 * min(patch), (height, width, patch)
+    shipped = read_card(Path(main.__file__).parent / "assets" / "worlds" / "maze.safetensors")
+    assert RECIPES["maze"]().student.model.patch_size == tuple(shipped.transformer["patch_size"]), "the shipped maze can be trained on"
+
+
+def test_an_origin_that_is_not_valid_is_refused(tmp_path: Path) -> None:
+    origin = SOURCES["arena"].origin
+    with pytest.raises(OriginError, match="multiple of 16"):
+        msgspec.structs.replace(origin, width=100).write(tmp_path)
+    origin.write(tmp_path)
+    assert Origin.read(tmp_path) == origin
+    (tmp_path / "world.json").write_text('{"name": 3}')
+    with pytest.raises(OriginError, match="does not describe a world"):
+        Origin.read(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "needs", "happened"), [("maze", "vizdoom", ()), ("arena", "vizdoom", ("shots", "hits")), ("racing", "Box2D", ())])
+def test_a_source_plays_and_the_same_seed_plays_the_same(name: str, needs: str, happened: tuple[str, ...], tmp_path: Path) -> None:
+    pytest.importorskip(needs)
+    source = SOURCES[name]
+    game, plays = source.open(), []
+    for _ in range(2):
+        player, frames = source.player(np.random.default_rng(3)), [game.reset(3)]
+        for _ in range(80):
+            frame = game.step(player.act(game, frames[-1]))
+            assert frame is not None and game.state is not None
+            frames.append(frame)
+        plays.append(np.stack(frames))
+        assert all(game.tally[event] for event in happened), game.tally
+    assert plays[0].shape == (81, source.origin.height, source.origin.width, 3)
+    assert np.array_equal(*plays)
+    game.close()
+
+
+def test_the_arena_shows_death_and_the_next_life() -> None:
+    pytest.importorskip("vizdoom")
+    arena = SOURCES["arena"].open()
+    frames = [arena.reset(1)]
+    while not arena.tally["deaths"]:
+        frames.append(arena.step(()))  # whoever stands and waits is killed
+        assert len(frames) < 2000
+    dying = np.stack([arena.step(()) for _ in range(8)]).astype(np.float32)
+    assert dying[-2].std((0, 1)).max() < 2 and dying[-2, ..., 1:].max() < 5, "the picture sinks into red"
+    assert dying[-1].std() > 10 and arena.state is not None and arena.state["health"] == 100
+    arena.close()
+
+
+def test_a_game_whose_package_is_missing_is_refused(tmp_path: Path) -> None:
+    def missing() -> Any:
+        raise ImportError
+
+    source = SOURCES["racing"]
+    with pytest.raises(GameError, match="install Box2D"):
+        collect(Source(source.origin, missing, source.player, source.needs), tmp_path, 10, 10)
