@@ -84,7 +84,7 @@ def test_vectors_are_put_together_from_what_is_held(tmp_path: Path) -> None:
         (WALK.replace('name = "right"', 'name = "left"'), spaces.Discrete(4), "names an action twice"),
         (WALK, spaces.MultiBinary(3), "Combinations are for Discrete"),
         (SINGLY, spaces.MultiBinary(3), "needs bits; the keys file has index"),
-        (SINGLY.replace("index", "value = 1\naxis"), spaces.Box(-1, 1, (3,)), "noop of the keys file has 1"),
+        (SINGLY.replace("index", "value = 1\naxis"), spaces.Box(-1, 1, (3,)), "so the noop needs as many; the keys file has 0"),
         (FREE.replace("index", "axis"), spaces.Box(-1, 1, (3,)), "needs axis and value; the keys file has axis"),
         (FREE.replace("index", "value = 3\naxis"), spaces.Box(-1, 1, (3,)), "lies from -1 to 1"),
         (FREE.replace("index", "value = 1\naxis"), spaces.Box(-1, 1, (2,)), "means place 2"),

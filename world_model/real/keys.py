@@ -42,7 +42,7 @@ class KeyedAction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=8)]
     label: Annotated[str, Meta(max_length=40)] = ""
     index: int | None = None
-    bits: tuple[int, ...] | None = None
+    bits: Annotated[tuple[int, ...], Meta(min_length=1)] | None = None
     axis: int | None = None
     value: float | None = None
 
@@ -139,8 +139,8 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for action in self.actions:
             self._check(action, needs, f"{len(low)} values at once")
         given = np.zeros(len(low)) if self.noop is None else np.atleast_1d(np.array(self.noop, np.float64))
-        if given.shape != low.shape:
-            raise KeysError(f"The environment takes {len(low)} values at once; the noop of the keys file has {len(given)}.")
+        if given.shape != low.shape or not np.isfinite(given).all():
+            raise KeysError(f"The environment takes {len(low)} values at once, so the noop needs as many; the keys file has {self.noop}.")
         noop = np.clip(given, low, high)
         pushes: dict[str, list[tuple[int, float]]] = {}
         for action in self.actions:

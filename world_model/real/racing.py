@@ -82,39 +82,34 @@ class Racing:
         return np.array(self.game.track)[:, 2:]
 
     def _begin(self, seed: int | None) -> np.ndarray:
-        self.game.drawing = False
         self.game.reset(seed=seed)
         return self._hold(np.zeros(3), ZOOM_IN_FRAMES)
 
     def _hold(self, action: np.ndarray, frames: int) -> np.ndarray:
-        """Hold an action for some of the game's own frames; draw the last."""
-        for left in reversed(range(frames)):
-            self.game.drawing = left == 0
-            frame, _, self.over, _, _ = self.game.step(action)
-            if self.over and left:
-                self.game.drawing, left = True, 0
-                frame = self.game.render()
+        """Hold an action for some of the game's own frames; return the last."""
+        for _ in range(frames):
+            _, _, self.over, _, _ = self.game.step(action)
             if self.over:
                 break
+        frame = self.game.draw()
+        frame[SCORE] = 0
         car = self.game.car.hull
         self.state = {"x": float(car.position[0]), "y": float(car.position[1]), "angle": float(np.degrees(car.angle)), "speed": self.speed}
-        frame[SCORE] = 0
         return frame
 
 
 def _open() -> Any:
-    """Return the game, which draws only when it shall, and only what is in sight."""
+    """Return the game, with `draw` in place of drawing in every step; it draws only what is in sight."""
     from gymnasium.envs.box2d.car_racing import CarRacing
 
     class Track(CarRacing):
-        drawing = False
-
-        def _render(self, mode: str) -> Any:
-            if not self.drawing:
-                return None
+        def draw(self) -> np.ndarray:
             assert self.car is not None
             self.here = tuple(self.car.hull.position)
-            return super()._render(mode)
+            return super()._render("state_pixels")
+
+        def _render(self, mode: str) -> None:
+            return None
 
         def _draw_colored_polygon(self, surface: Any, poly: Any, *rest: Any, **options: Any) -> None:
             if options or max(abs(poly[0][0] - self.here[0]), abs(poly[0][1] - self.here[1])) < IN_SIGHT:  # the field itself has options

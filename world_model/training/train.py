@@ -51,14 +51,15 @@ def run(
     """
     if not world and data is None:
         raise WorldError(f"Say which world to train: one of {', '.join(RECIPES)}, or one from the sessions in --data DIR.")
-    recipe = find_recipe(world, Path(data or Path("runs") / world / "data"))
+    sessions = Path(data or Path("runs") / world / "data")
+    recipe = find_recipe(world, sessions)
     steps = {"autoencoder": autoencoder_steps, "student": student_steps, "distill": distill_steps, "judge": judge_steps}
     recipe = replace(recipe, **{part: replace(getattr(recipe, part), steps=count) for part, count in steps.items() if count is not None})
     name = recipe.origin.name
     folder = Path(out or Path("runs") / name)
     join_ranks()
     try:
-        _train(recipe, stage, Path(data or folder / "data"), folder, Path(world_file or folder / f"{name}.safetensors"), begin)
+        _train(recipe, stage, sessions, folder, Path(world_file or folder / f"{name}.safetensors"), begin)
     finally:
         leave_ranks()
     return 0
