@@ -153,8 +153,8 @@ class Collect:
 
     out: Path
     """Folder for the sessions; a run that was cut goes on where it stopped."""
-    world: Positional[Literal["maze", "arena", "racing"] | None] = None
-    """The game of a world that ships."""
+    world: Annotated[Positional[str], arg(metavar="WORLD")] = ""
+    """The game of a world that ships: maze, arena or racing."""
     env: str | None = None
     """Any Gymnasium environment instead, like CartPole-v1 or package:Environment-v0."""
     keys: Path | None = None
@@ -187,7 +187,7 @@ class Collect:
 class Train:
     """Make a world from collected data; a run that was cut goes on where it stopped."""
 
-    world: Positional[str] = ""
+    world: Annotated[Positional[str], arg(metavar="WORLD")] = ""
     """Name of the world, if not what its data says."""
     stage: Literal["autoencoder", "student", "distill", "judge", "all"] = "all"
     """Which part to train."""

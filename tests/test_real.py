@@ -185,6 +185,7 @@ def test_collecting_goes_on_where_it_stopped_and_the_recipe_follows_from_the_dat
     [
         ("maze --env Counting-v0", "Say which game"),
         ("--env Counting-v0", "Say which game"),
+        ("lunar", "There is no collector for 'lunar'; known are maze, arena, racing"),
         ("maze --fps 3", "Frame size and rate of maze are fixed"),
         ("maze --frames 0", "--frames is 0"),
         ("--env Counting-v0 --keys none.toml", "Cannot read the keys file none.toml"),

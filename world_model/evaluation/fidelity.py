@@ -25,10 +25,12 @@ def measure(
     """Return by kind and horizon, over `trials` clips spread over the data, PSNR in dB; with a judge also the median errors of position and heading.
 
     Args:
+        trials: how many; no more than fit into the data side by side.
         sheet: where to save a contact sheet: real frames above free-running ones.
     """
     past, longest = world.card.start_frames, max(HORIZONS)
     starts = clips.starts(past + longest)
+    trials = min(trials, max(1, len(clips.frames) // (past + longest)))
     first = starts[np.linspace(0, len(starts) - 1, trials).astype(int)]
     knows_places = judge is not None and clips.knows_states
     kinds: dict[str, dict[int, list[float]]] = {k: {h: [] for h in HORIZONS} for k in ("free_running", "teacher_forced", "autoencoder", "repeat_last")}

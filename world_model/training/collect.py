@@ -25,7 +25,7 @@ SESSION_FRAMES = 1050  # a minute of the maze: a game that does not end is left 
 
 def run(
     *,
-    world: str | None = None,
+    world: str = "",
     out: Path,
     env: str | None = None,
     keys: Path | None = None,
@@ -44,7 +44,7 @@ def run(
     for name, value in (("frames", frames), ("held-out-frames", held_out_frames), ("fps", fps), ("frame-skip", frame_skip)):
         if value is not None and value <= 0:
             raise GameError(f"--{name} is {value}, but must be more than 0.")
-    if (world is None) == (env is None) or (env is None) != (keys is None):
+    if bool(world) == bool(env) or (env is None) != (keys is None):
         raise GameError(f"Say which game: one of {', '.join(SOURCES)}, or a Gymnasium environment by --env with its --keys.")
     if env and keys:
         source = environment.source(env, keys, size=_size(size), fps=fps, frame_skip=frame_skip)
