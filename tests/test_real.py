@@ -4,6 +4,7 @@ import itertools
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ import pytest
 
 import main
 from world_model.card import WorldError, read_card
+from world_model.evaluation.real import RealGame, has_real
 from world_model.real.environment import Environment, _fit
 from world_model.real.game import GameError, Source
 from world_model.real.keys import Keys, KeysError
@@ -243,6 +245,22 @@ def test_a_source_plays_and_the_same_seed_plays_the_same(name: str, needs: str, 
     assert plays[0].shape == (81, source.origin.height, source.origin.width, 3)
     assert np.array_equal(*plays)
     game.close()
+
+
+@pytest.mark.parametrize("name", ["arena", "racing"])
+def test_the_real_game_is_a_yardstick_for_every_shipped_world(name: str) -> None:
+    source = SOURCES[name]
+    pytest.importorskip(source.needs)
+    names = source.origin.action_names
+    world: Any = SimpleNamespace(card=source.origin, action_vector=lambda held: np.array([name in held for name in names], np.float32))
+    assert has_real(world)
+    real = RealGame(world)
+    clips = real.clips(2, 12, [[[names[0]]] * 5, [[]] * 5])
+    assert clips.frames.shape == (24, source.origin.height, source.origin.width, 3) and clips.knows_states
+    assert clips.actions[7:12, 0].all() and not clips.actions[19:].any()
+    turned = np.diff(np.unwrap(np.radians(clips.states[:, 2])))
+    assert turned[8:11].sum() > 0.1, "the first action turns to the left"
+    real.close()
 
 
 def test_the_arena_shows_death_and_the_next_life() -> None:

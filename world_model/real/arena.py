@@ -102,7 +102,7 @@ class Marksman:
 
     def _choose(self) -> None:
         rng = self.rng
-        self.mode = str(rng.choice(["hunt", "rest", "sweep", "waste", "any"], p=[0.5, 0.1, 0.17, 0.05, 0.18]))
+        self.mode = str(rng.choice(["hunt", "rest", "sweep", "waste", "any"], p=[0.46, 0.1, 0.17, 0.09, 0.18]))
         self.left = int(rng.integers(*{"hunt": (30, 120), "rest": (4, 25), "sweep": (4, 40), "waste": (2, 10), "any": (10, 50)}[self.mode]))
         self.side = str(rng.choice(["turn_left", "turn_right"]))
         self.held = frozenset({"rest": (), "sweep": (self.side,), "waste": ("shoot",)}.get(self.mode, ()))
