@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 import main
 from world_model.card import WorldError, read_card
+from world_model.context import ContextConfig
 from world_model.evaluation.real import RealGame, has_real
 from world_model.real.environment import Environment, _fit
 from world_model.real.game import GameError, Source
@@ -21,9 +23,14 @@ from world_model.real.origin import Origin, OriginError
 from world_model.real.restless import Restless
 from world_model.real.sources import SOURCES
 from world_model.session import Session
+from world_model.stream import WindowConfig
 from world_model.training.collect import collect
 from world_model.training.data import Clips
-from world_model.training.recipe import RECIPES, check, derive, find_recipe
+from world_model.training.distill import DistillRecipe
+from world_model.training.judge import JudgeRecipe
+from world_model.training.recipe import RECIPES, WorldRecipe, check, derive, find_recipe
+from world_model.training.rollout import RolloutRecipe
+from world_model.world import World
 
 gymnasium = pytest.importorskip("gymnasium")
 from gymnasium import spaces  # noqa: E402
@@ -180,6 +187,35 @@ def test_collecting_goes_on_where_it_stopped_and_the_recipe_follows_from_the_dat
         clips.starts(100)
     assert main.main([*command, "--size", "48x48"]) == 2
     assert "holds sessions of counting with other actions, frame size" in capsys.readouterr().err
+
+
+def small(origin: Origin) -> WorldRecipe:
+    """Return the recipe that fits a world, with networks and steps small enough for a test."""
+    recipe = derive(origin)
+    sizes = replace(recipe.autoencoder.model, channels=(32,), encoder_blocks=1, decoder_blocks=1)
+    model = replace(recipe.student.model, dim=48, ffn_dim=96, num_heads=2, num_layers=1, freq_dim=32, motion_channels=16, motion_blocks=1)
+    window = WindowConfig((1.0, 0.7, 0.4), context=ContextConfig(sink=2, cache=12, attention=15))
+    return replace(
+        recipe,
+        autoencoder=replace(recipe.autoencoder, model=sizes, steps=4, batch=4),
+        student=replace(recipe.student, model=model, window=window, steps=2, batch=2, rollout=RolloutRecipe(batch=2, past=12, shortest=3, longest=6)),
+        distill=DistillRecipe(batch=2, past=12, shortest=3, longest=6, steps=1, critic_steps=1, known=2),
+        judge=JudgeRecipe(steps=2, batch=4),
+        num_starts=3,
+    )
+
+
+def test_from_an_environment_to_a_world_that_can_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "keys.toml").write_text(WALK)
+    told = ["--env", "Counting-v0", "--keys", str(tmp_path / "keys.toml"), "--out", str(tmp_path / "data"), "--size", "32x48"]
+    assert main.main(["collect", *told, "--frames", "120", "--held-out-frames", "80"]) == 0
+    monkeypatch.setattr("world_model.training.recipe.derive", small)
+    assert main.main(["train", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "made")]) == 0
+    world = World.load(tmp_path / "made" / "counting.safetensors", "cpu")
+    assert (world.card.title, world.card.data_source, world.card.fps) == ("Counting", "Gymnasium Counting-v0", 20.0)
+    assert [(action.name, action.keys, action.label) for action in world.card.actions] == [("left", ("left", "a"), "Left"), ("right", ("right",), "Right")]
+    assert "psnr_free_running_8" in world.card.figures and not any("position" in name for name in world.card.figures), "nobody knows where one stands"
+    assert world.stream(seed=1).tick(["left"]).shape == (32, 48, 3)
 
 
 @pytest.mark.parametrize(
