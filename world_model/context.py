@@ -5,6 +5,7 @@ rotated when read, at positions counted from the oldest key in sight: the sink a
 positions matter, and a stream never runs out of them. (Rolling Forcing, section on the attention sink.)
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -56,6 +57,7 @@ class KeyValueCache:
         self.config = config
         self.k = torch.zeros(layers, batch, config.cache, tokens, heads, head_width, **options)
         self.v = torch.zeros_like(self.k)
+        self._copies: dict[int, tuple[Tensor, Tensor]] = {}  # of the slots that were not written since
 
     def slot(self, block: int) -> int:
         """Return where a block is kept; keys need no order, so the ring is never shifted."""
@@ -64,13 +66,31 @@ class KeyValueCache:
 
     def write(self, layer: int, block: int, k: Tensor, v: Tensor) -> None:
         """Keep a block's keys and values [batch, tokens, heads, head width]; no gradient is kept."""
-        self.k[layer, :, self.slot(block)] = k.detach()
-        self.v[layer, :, self.slot(block)] = v.detach()
+        slot = self.slot(block)
+        self.k[layer, :, slot] = k.detach()
+        self.v[layer, :, slot] = v.detach()
+        self._copies.pop(slot, None)
 
     def read(self, layer: int, blocks: list[int]) -> tuple[Tensor, Tensor]:
         """Return keys and values [batch, tokens of all blocks, heads, head width] of the given blocks."""
         slots = torch.tensor([self.slot(block) for block in blocks], device=self.k.device)
         return self.k[layer].index_select(1, slots).flatten(1, 2), self.v[layer].index_select(1, slots).flatten(1, 2)
+
+    def snapshot(self, blocks: int) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return copies of keys and values [layers, batch, tokens per block, heads, head width] by slot, after so many blocks were written.
+
+        A slot that was not written between two snapshots is the same tensor in both: a snapshot on every tick costs one block, not the whole cache.
+        """
+        for slot in range(min(blocks, self.config.cache)):
+            if slot not in self._copies:
+                self._copies[slot] = self.k[:, :, slot].clone(), self.v[:, :, slot].clone()
+        return dict(self._copies)
+
+    def restore(self, saved: Mapping[int, tuple[Tensor, Tensor]]) -> None:
+        """Go back to a snapshot, which stays valid; slots that were free then are never read."""
+        for slot, (k, v) in saved.items():
+            self.k[:, :, slot], self.v[:, :, slot] = k, v
+        self._copies = dict(saved)
 
 
 class ContextAttention:

@@ -26,6 +26,7 @@ from world_model.autoencoder import Autoencoder, AutoencoderConfig
 from world_model.card import Card, WorldError, find_world, parse_card, read_metadata
 from world_model.motion import Motion
 from world_model.noise import AddressedNoise
+from world_model.state import load_state, save_state
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.transformer import Transformer, TransformerConfig
 
@@ -162,8 +163,8 @@ class Stream:
             raise WorldError("A seed is a whole number from 0 to 2**64 - 1.")
         latents, past_actions, self.screen = self._past(start, actions, len(seeds))
         shape = world.autoencoder.config.latent_shape
-        noise = AddressedNoise(seeds, world.window.block_frames, shape, world.device)
-        self.window = RollingWindow(world.transformer, world.window, noise, shape, batch=len(seeds), fused=fused)
+        self.noise = AddressedNoise(seeds, world.window.block_frames, shape, world.device)
+        self.window = RollingWindow(world.transformer, world.window, self.noise, shape, batch=len(seeds), fused=fused)
         self.window.remember(latents.to(world.device), past_actions.to(world.device))
         self.frame = 0
         self.held: np.ndarray | None = None  # the last tick's action vectors
@@ -207,12 +208,20 @@ class Stream:
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of everything that changes; `restore` brings it back any number of times."""
-        return {"frame": self.frame, "screen": self.screen.copy(), "held": self.held, "window": self.window.snapshot()}
+        return {"seeds": self.noise.seeds, "frame": self.frame, "screen": self.screen.copy(), "held": self.held, "window": self.window.snapshot()}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go back to a snapshot of this stream (or of one of the same world and batch size)."""
-        self.frame, self.screen, self.held = saved["frame"], saved["screen"].copy(), saved["held"]
+        """Go back to a snapshot of this stream (or of one of the same world and batch size: the seed comes along)."""
+        self.noise.seeds, self.frame, self.screen, self.held = saved["seeds"], saved["frame"], saved["screen"].copy(), saved["held"]
         self.window.restore(saved["window"])
+
+    def save(self, path: Path, saved: dict[str, Any] | None = None) -> None:
+        """Write a snapshot (default: of now) to a file; raise `StateError` if that cannot be."""
+        save_state(path, self.snapshot() if saved is None else saved)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Return the snapshot in a file, for `restore`; raise `StateError` if it is not one of this world."""
+        return load_state(path, self)
 
     @torch.no_grad()
     def _past(self, start: Any, actions: np.ndarray | None, batch: int) -> tuple[Tensor, Tensor, np.ndarray]:
