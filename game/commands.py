@@ -22,9 +22,15 @@ class Command:
 COMMANDS = (
     Command("pause", ("p", "pause"), "Pause"),
     Command("step", ("n", "period"), "One step"),
+    Command("rewind", ("backspace",), "Rewind while held"),
     Command("restart", ("r",), "Restart"),
     Command("new_seed", ("f2",), "New seed, next start"),
     Command("rollback", ("b",), "Rollback depth"),
+    Command("record", ("f8",), "Record, or stop it"),
+    Command("clip", ("f7",), "Save the last 30 seconds"),
+    Command("save", ("f5",), "Save in the slot"),
+    Command("load", ("f9",), "Load the slot"),
+    Command("slot", ("f6",), "Next slot"),
     Command("help_page", ("f1", "h"), "Help"),
     Command("figures", ("f3",), "Figures on or off"),
     Command("scaling", ("f4",), "Sharp or smooth pixels"),
@@ -34,7 +40,7 @@ COMMANDS = (
 )
 
 
-def commands_beside(actions: Iterable[ActionSpec]) -> tuple[Command, ...]:
+def commands_beside(actions: Iterable[ActionSpec], commands: Iterable[Command] = COMMANDS) -> tuple[Command, ...]:
     """Return the commands with only the keys that no action of the world has taken."""
     taken = {key for action in actions for key in action.keys}
-    return tuple(Command(command.name, tuple(k for k in command.keys if k not in taken), command.label) for command in COMMANDS)
+    return tuple(Command(command.name, tuple(k for k in command.keys if k not in taken), command.label) for command in commands)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from game.history import Moment
 from game.meters import Speed
 
 
@@ -23,6 +24,7 @@ class Picture:
     speed: Speed = Speed()
     rollback: int = 0  # by how many levels, when the actions change
     allowed_rollback: int = 0  # by how many the clock allows
+    moment: Moment | None = None  # is told when the picture is on the screen
 
 
 class Mailbox:

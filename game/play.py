@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from controls.keyboard import Keyboard, Player
-    from game.game import GameConfig, World
+    from game.game import GameConfig
     from game.mailbox import Picture
+    from game.stage import World
     from world_model.card import Card
 
     Load = Callable[[], World]
@@ -77,6 +78,7 @@ def play(config: PlayConfig) -> int:
     from controls.keyboard import Keyboard, Player
     from controls.tape import Nobody, Tape
     from game.game import GameConfig
+    from world_model.card import user_folder
     from world_model.session import read_tape
 
     if config.frames is not None and config.frames < 0:
@@ -91,7 +93,10 @@ def play(config: PlayConfig) -> int:
         # Past the end of its tape a game without a window goes on only for the frames that were asked for.
         ends = config.headless and config.frames is None
         player = Tape(read_tape(config.actions, card.action_names), None if ends else hands)
-    game = GameConfig(config.seed, config.start, config.frames, paced=not config.headless, record=config.record, rollback=config.rollback)
+    game = GameConfig(
+        config.seed, config.start, config.frames, paced=not config.headless, record=config.record, rollback=config.rollback,
+        own_folder=user_folder(), history_bytes=0 if config.headless else GameConfig.history_bytes,
+    )  # fmt: skip
     if config.headless:
         return _without_window(card, load, player, game)
     return _in_window(config, card, load, player, keyboard, game)

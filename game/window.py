@@ -115,8 +115,11 @@ class Window:
                 self._dirty = True
         elif event.type == pygame.KEYUP:
             self._keyboard.release(event.scancode, self._clock.now_s())
+            if self._commands.get(event.scancode) == "rewind":
+                self._game.rewind(False)
         elif event.type == pygame.WINDOWFOCUSLOST:
             self._keyboard.release_all()
+            self._game.rewind(False)
         elif event.type == pygame.QUIT:
             self._open = False
         elif event.type in (pygame.WINDOWSIZECHANGED, pygame.WINDOWEXPOSED):
@@ -145,6 +148,9 @@ class Window:
     def _step(self) -> None:
         self._game.step()
 
+    def _rewind(self) -> None:
+        self._game.rewind(True)
+
     def _restart(self) -> None:
         self._game.restart()
 
@@ -155,6 +161,22 @@ class Window:
     def _rollback(self) -> None:
         self._game.cycle_rollback()
         self._say(f"Rollback by {self._game.rollback} when the keys change" if self._game.rollback else "No rollback when the keys change")
+
+    def _record(self) -> None:
+        self._game.record()
+
+    def _clip(self) -> None:
+        self._game.clip()
+
+    def _save(self) -> None:
+        self._game.save()
+
+    def _load(self) -> None:
+        self._game.load()
+
+    def _slot(self) -> None:
+        self._game.slots.choose_next()
+        self._say(f"Slot {self._game.slots.chosen}")
 
     def _help_page(self) -> None:
         self._help = not self._help
@@ -171,11 +193,10 @@ class Window:
         set_full_screen(self._full_screen)
 
     def _screenshot(self) -> None:
-        world = self._game.world
-        if not self._picture or not world:
+        if not self._picture or not self._game.card:
             return
         try:
-            path = save_screenshot(self._scaled_frame(self._picture)[0], self._config.screenshots, world.card.name)
+            path = save_screenshot(self._scaled_frame(self._picture)[0], self._config.screenshots, self._game.card.name)
             self._say(f"Saved {path}")
         except (OSError, pygame.error) as error:
             self._say(f"The screenshot could not be saved: {error}")
@@ -194,23 +215,26 @@ class Window:
         return scaled(picture.frame, place.size, self._smooth), place
 
     def _draw(self) -> None:
-        screen, world, picture = pygame.display.get_surface(), self._game.world, self._picture
+        screen, card, picture = pygame.display.get_surface(), self._game.card, self._picture
         assert screen is not None, "the window is open while the loop runs"
         middle, px = screen.get_rect(), theme.unit(screen.get_size())
         inner = middle.inflate(-2 * px, -2 * px)
         screen.fill(theme.GROUND)
-        if picture and world:
+        if picture and card:
             screen.blit(*self._scaled_frame(picture))
             if self._hud:
-                figures = hud.figures(picture, self._reaction.p50_p95_ms(), self._game.recording, px)
+                figures = hud.figures(picture, self._reaction.p50_p95_ms(), px)
                 screen.blit(figures, figures.get_rect(topleft=inner.topleft))
-                keys = hud.seen_keys(world.card.actions, picture.actions, px)
+                keys = hud.seen_keys(card.actions, picture.actions, px)
                 screen.blit(keys, keys.get_rect(bottomleft=inner.bottomleft))
-            if self._game.paused:
-                paused = hud.sentence("Paused", middle.width, px)
-                screen.blit(paused, paused.get_rect(bottomright=inner.bottomright))
+            if recorded := self._game.recording:
+                light = hud.recording(recorded.frames / card.fps, recorded.num_bytes, px)
+                screen.blit(light, light.get_rect(topright=inner.topright))
+            if sign := self._game.sign:
+                words = hud.sentence(sign, middle.width, px)
+                screen.blit(words, words.get_rect(bottomright=inner.bottomright))
             if self._help:
-                page = hud.help_page(world.card.title, world.card.description, world.card.actions, px)
+                page = hud.help_page(card.title, card.description, card.actions, self._game.commands, px)
                 screen.blit(page, page.get_rect(center=middle.center))
         else:
             loading = hud.loading(self._config.title, self._turn, px)
@@ -220,6 +244,8 @@ class Window:
             screen.blit(notice, notice.get_rect(midbottom=(middle.centerx, inner.bottom - 3 * px)))
         pygame.display.flip()
         self._dirty = False
+        if picture and picture.moment and picture.moment.flip_s is None:
+            picture.moment.flip_s = self._clock.now_s()
         if self._unseen_input_s is not None:
             self._reaction.add(self._unseen_input_s, self._clock.now_s())
             self._unseen_input_s = None

@@ -63,9 +63,10 @@ def test_everything_fits_in_the_window(window: tuple[int, int]) -> None:
     pygame.font.init()
     px = theme.unit(window)
     pieces = [
-        hud.figures(Picture(np.zeros((1, 1, 3), np.uint8), 123456, (), None, Speed(17.5, 1.0, 31.4, 0.25), 4, 2), (123.0, 234.0), True, px),
+        hud.figures(Picture(np.zeros((1, 1, 3), np.uint8), 123456, (), None, Speed(17.5, 1.0, 31.4, 0.25), 4, 2), (123.0, 234.0), px),
+        hud.recording(3601.0, 123_456_789, px),
         hud.seen_keys(CARD.actions, (FORWARD,), px),
-        hud.help_page("A world", "Many words. " * 10, CARD.actions, px),
+        hud.help_page("A world", "Many words. " * 10, CARD.actions, COMMANDS, px),
         hud.sentence("A very long sentence for the player. " * 5, window[0], px),
         hud.loading("A world", 1, px),
     ]

@@ -86,7 +86,7 @@ def load_state(path: Path, stream: "Stream") -> dict[str, Any]:
     screen = tensors.pop("screen").numpy()
     held = tensors.pop("held").numpy() if "held" in tensors else None
     k, v = (tensors.pop(name).to(window.device, cache.k.dtype) for name in "kv")
-    state = {name: tensor.to(window.device) for name, tensor in tensors.items()}
+    state: dict[str, Any] = {name: tensor.to(window.device) for name, tensor in tensors.items()}
     state |= {"start": numbers.start, "rollbacks": numbers.rollbacks, "levels": list(range(levels, levels - blocks, -1))}
     state["cache"] = {slot: (k[slot].clone(), v[slot].clone()) for slot in range(len(k))}
     return {"seeds": tuple(int(seed) for seed in numbers.seeds), "frame": numbers.frame, "screen": screen, "held": held, "window": state}

@@ -170,6 +170,11 @@ class Stream:
         self.held: np.ndarray | None = None  # the last tick's action vectors
         self.rolled_back = 0
 
+    @property
+    def seed(self) -> int:
+        """The seed of the noise (in a batch, of the first stream)."""
+        return self.noise.seeds[0]
+
     @torch.no_grad()
     def tick(self, action: Any, *, rollback: int | None = None, late: bool = True) -> np.ndarray:
         """Advance by one block under an action; return the frame it led to, uint8 [height, width, 3].
