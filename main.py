@@ -20,6 +20,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from game.play import PlayConfig, play
+from game.replay import ReplayConfig, replay
 
 INTERRUPTED = 130
 
@@ -36,6 +37,18 @@ class Play(PlayConfig):
         if self.place and self.world not in (PlayConfig.world, self.place):
             raise ValueError(f"Two worlds are asked for, {self.place!r} and {self.world!r}; give one of them.")
         return play(replace(self, world=self.place or self.world))
+
+
+@dataclass(frozen=True)
+class Replay(ReplayConfig):
+    """Play a recorded session again, check it, render it, or play on from any of its frames."""
+
+    directory: Annotated[Positional[Path], arg(metavar="DIR")]
+    """The session."""
+
+    def run(self) -> int:
+        """Replay."""
+        return replay(self.directory, self)
 
 
 @dataclass(frozen=True)
@@ -166,8 +179,8 @@ class Train:
         return run(**asdict(self))
 
 
-Command = Play | Worlds | Parity | Bench | Response | Collect | Train
-COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (Play, Worlds, Parity, Bench, Response, Collect, Train)}
+Command = Play | Replay | Worlds | Parity | Bench | Response | Collect | Train
+COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (Play, Replay, Worlds, Parity, Bench, Response, Collect, Train)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

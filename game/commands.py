@@ -12,13 +12,21 @@ from controls.keys import ActionSpec
 
 @dataclass(frozen=True)
 class Command:
-    """One thing to ask of the game; the window has a method of that name (with a leading underscore)."""
+    """One thing to ask of the game; the window has a method of that name with a leading underscore, or else the game one of that name."""
 
     name: str
     keys: tuple[str, ...]
     label: str
 
 
+_WINDOW = (
+    Command("help_page", ("f1", "h"), "Help"),
+    Command("figures", ("f3",), "Figures on or off"),
+    Command("scaling", ("f4",), "Sharp or smooth pixels"),
+    Command("toggle_full_screen", ("f11",), "Full screen"),
+    Command("screenshot", ("f12",), "Screenshot"),
+    Command("leave", ("escape",), "Quit"),
+)
 COMMANDS = (
     Command("pause", ("p", "pause"), "Pause"),
     Command("step", ("n", "period"), "One step"),
@@ -31,12 +39,20 @@ COMMANDS = (
     Command("save", ("f5",), "Save in the slot"),
     Command("load", ("f9",), "Load the slot"),
     Command("slot", ("f6",), "Next slot"),
-    Command("help_page", ("f1", "h"), "Help"),
-    Command("figures", ("f3",), "Figures on or off"),
-    Command("scaling", ("f4",), "Sharp or smooth pixels"),
-    Command("toggle_full_screen", ("f11",), "Full screen"),
-    Command("screenshot", ("f12",), "Screenshot"),
-    Command("leave", ("escape",), "Quit"),
+    *_WINDOW,
+)
+REPLAY_COMMANDS = (
+    Command("take_over", ("return", "kp_enter"), "Play on from here"),
+    Command("pause", ("p", "space", "pause"), "Pause"),
+    Command("step", ("n", "period"), "One frame on"),
+    Command("step_back", ("comma",), "One frame back"),
+    Command("earlier", ("left",), "Two seconds back"),
+    Command("later", ("right",), "Two seconds on"),
+    Command("first", ("home",), "To the beginning"),
+    Command("last", ("end",), "To the end"),
+    Command("faster", ("up", "equals"), "Faster"),
+    Command("slower", ("down", "minus"), "Slower"),
+    *_WINDOW,
 )
 
 

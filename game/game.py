@@ -73,7 +73,7 @@ class Game:
     """
 
     commands = COMMANDS
-    timeline = None
+    timeline = None  # that of a replay
 
     def __init__(
         self,

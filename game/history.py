@@ -49,7 +49,7 @@ class History:
     def add(self, moment: Moment) -> None:
         """Remember a moment, and forget the oldest while they need too much memory."""
         before, self._known = self._known, set()
-        size = moment.frame.nbytes + self._weigh(moment.saved, before)
+        size = moment.frame.nbytes + weigh(moment.saved, before, self._known)
         self._moments.append((moment, size))
         self.num_bytes += size
         while self.num_bytes > self.max_bytes and len(self._moments) > 1:
@@ -70,11 +70,12 @@ class History:
         self._moments.clear()
         self.num_bytes = 0
 
-    def _weigh(self, part: Any, before: set[int]) -> int:
-        """Return the bytes of the arrays in a state that the state before did not hold already."""
-        if isinstance(part, dict):
-            return sum(self._weigh(inner, before) for inner in part.values())
-        if isinstance(part, tuple | list):
-            return sum(self._weigh(inner, before) for inner in part)
-        self._known.add(id(part))
+
+def weigh(part: Any, before: set[int], now: set[int]) -> int:
+    """Return the bytes of the arrays in a state, without those whose ids are in `before`; the ids of all of them go into `now`."""
+    if isinstance(part, dict):
+        part = part.values()
+    elif not isinstance(part, tuple | list):
+        now.add(id(part))
         return 0 if id(part) in before else getattr(part, "nbytes", 0)
+    return sum(weigh(inner, before, now) for inner in part)

@@ -3,7 +3,9 @@
 Each is a function of what it shows and of the text height `px`, and returns a picture; the window decides where it goes.
 """
 
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pygame
 
@@ -11,7 +13,10 @@ from controls.keys import ActionSpec
 from game import theme
 from game.commands import Command, commands_beside
 from game.mailbox import Picture
-from game.widgets import column, dot, key_cap, panel, paragraph, row, text, widened
+from game.widgets import bar, column, dot, key_cap, panel, paragraph, row, text, widened
+
+if TYPE_CHECKING:
+    from game.projector import Timeline
 
 LATE_SHARE_TOLD = 0.01  # a world that misses more of its deadlines than this is called late
 
@@ -39,6 +44,17 @@ def figures(picture: Picture, key_ms: tuple[float, float] | None, px: int) -> py
 def recording(seconds: float, num_bytes: int, px: int) -> pygame.Surface:
     """A red dot, for how long a session has been recorded, and its size."""
     return panel(row([dot(round(px * 0.7), theme.RECORDING), text(minutes(seconds), px), _figure(f"{num_bytes / 1e6:.1f}", "MB", px)], px // 2), px)
+
+
+def timeline(line: "Timeline", fps: float, width: int, px: int) -> pygame.Surface:
+    """Where a replay is: a bar, the time, the speed, and how close two pictures side by side are."""
+    time = text(f"{minutes(line.number / fps)} / {minutes(line.total / fps)}", px)
+    parts = [time, _figure(f"{line.number}", f"of {line.total}", px), text(f"{line.speed:g}x", px)]
+    if line.psnr_db is not None:
+        parts.append(_figure("same" if math.isinf(line.psnr_db) else f"{line.psnr_db:.1f} dB", "PSNR", px))
+    words = row(parts, px)
+    length = max(words.get_width(), width - 8 * px)
+    return panel(column([bar(line.number / max(1, line.total), length, px // 3), words], px // 2), px)
 
 
 def minutes(seconds: float) -> str:

@@ -19,6 +19,7 @@ SHORT = {
     "escape": "Esc", "space": "Space", "return": "Enter", "backspace": "Back", "tab": "Tab", "period": ".", "comma": ",",
     "lctrl": "Ctrl", "rctrl": "Ctrl", "lshift": "Shift", "rshift": "Shift", "lalt": "Alt", "ralt": "Alt",
     "pageup": "PgUp", "pagedown": "PgDn", "pause": "Pause",
+    "home": "Home", "end": "End", "equals": "+", "minus": "-", "kp_enter": "Num Enter",
 }  # fmt: skip
 
 
@@ -83,6 +84,14 @@ def panel(content: pygame.Surface, px: int) -> pygame.Surface:
 def dot(px: int, colour: theme.Colour) -> pygame.Surface:
     """A round light."""
     return _ground((px, px), px // 2, colour, colour)
+
+
+def bar(share: float, width: int, height: int) -> pygame.Surface:
+    """A bar that is lit up to a share of its width."""
+    whole = pygame.Surface((width, max(2, height)), pygame.SRCALPHA)
+    whole.fill(theme.UNLIT)
+    whole.fill(theme.LIT, (0, 0, round(share * width), whole.get_height()))
+    return whole
 
 
 @functools.lru_cache(maxsize=256)

@@ -10,18 +10,19 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pygame
 
 from controls.keyboard import Keyboard
 from controls.keys import bindings
 from game import hud, theme
-from game.commands import COMMANDS
 from game.display import open_display, set_full_screen
 from game.game import Game
 from game.mailbox import Mailbox, Picture
 from game.meters import KeyToPhoton
 from game.pacing import Clock
+from game.projector import Projector
 from game.view import placed, save_screenshot, scaled
 
 NOTICE_S = 5.0
@@ -46,7 +47,7 @@ class Window:
     """Show a game and hand it what the player does.
 
     Args:
-        new_game: makes the game, given the mailbox in which it shall leave its pictures.
+        new_game: makes the game or the show, given the mailbox in which it shall leave its pictures. What its `run` returns is run next.
         keyboard: told of every key; the game's player takes from it.
 
     Raises:
@@ -55,16 +56,16 @@ class Window:
 
     def __init__(
         self,
-        new_game: Callable[[Mailbox], Game],
+        new_game: Callable[[Mailbox], Game | Projector],
         keyboard: Keyboard,
         config: WindowConfig,
         clock: Clock | None = None,
     ) -> None:
         self._config, self._keyboard, self._clock = config, keyboard, clock or Clock()
         self._smooth, self._full_screen, self._hud, self._help = config.smooth, config.full_screen, config.hud, False
-        self._commands = bindings(COMMANDS)
         self._mailbox = Mailbox()
-        self._game = new_game(self._mailbox)
+        self._game: Any = new_game(self._mailbox)
+        self._commands = bindings(self._game.commands)
         self._picture: Picture | None = None
         self._unseen_input_s: float | None = None
         self._notice, self._notice_until_s = "", 0.0
@@ -89,6 +90,7 @@ class Window:
                 if self._dirty:
                     self._draw()
         finally:
+            self._open = False
             self._game.stop()
             pygame.display.quit()  # at once: the last tick and the end of a recording need no window
             if thread.is_alive():
@@ -98,7 +100,8 @@ class Window:
 
     def _generate(self) -> None:
         try:
-            self._game.run()
+            while self._open and (following := self._game.run()):
+                self._game, self._commands = following, bindings(following.commands)
         except BaseException as error:  # nobody looks into this thread; the display loop raises it again
             self._failure = error
         self._open = False
@@ -111,7 +114,7 @@ class Window:
             command = self._commands.get(event.scancode)
             # With Alt or the system key held, a key belongs to the desktop (Alt+F4).
             if command and not self._keyboard.binds(event.scancode) and not event.mod & (pygame.KMOD_ALT | pygame.KMOD_GUI):
-                getattr(self, f"_{command}")()
+                (getattr(self, f"_{command}", None) or getattr(self._game, command))()
                 self._dirty = True
         elif event.type == pygame.KEYUP:
             self._keyboard.release(event.scancode, self._clock.now_s())
@@ -145,14 +148,8 @@ class Window:
     def _pause(self) -> None:
         self._game.pause(not self._game.paused)
 
-    def _step(self) -> None:
-        self._game.step()
-
     def _rewind(self) -> None:
         self._game.rewind(True)
-
-    def _restart(self) -> None:
-        self._game.restart()
 
     def _new_seed(self) -> None:
         self._game.restart(next_seed=True)
@@ -161,18 +158,6 @@ class Window:
     def _rollback(self) -> None:
         self._game.cycle_rollback()
         self._say(f"Rollback by {self._game.rollback} when the keys change" if self._game.rollback else "No rollback when the keys change")
-
-    def _record(self) -> None:
-        self._game.record()
-
-    def _clip(self) -> None:
-        self._game.clip()
-
-    def _save(self) -> None:
-        self._game.save()
-
-    def _load(self) -> None:
-        self._game.load()
 
     def _slot(self) -> None:
         self._game.slots.choose_next()
@@ -222,9 +207,15 @@ class Window:
         screen.fill(theme.GROUND)
         if picture and card:
             screen.blit(*self._scaled_frame(picture))
-            if self._hud:
+            timeline = self._game.timeline
+            if self._hud and timeline:
+                line = hud.timeline(timeline, card.fps, middle.width, px)
+                screen.blit(line, line.get_rect(midbottom=inner.midbottom))
+                inner.height -= line.get_height() + px
+            elif self._hud:
                 figures = hud.figures(picture, self._reaction.p50_p95_ms(), px)
                 screen.blit(figures, figures.get_rect(topleft=inner.topleft))
+            if self._hud:
                 keys = hud.seen_keys(card.actions, picture.actions, px)
                 screen.blit(keys, keys.get_rect(bottomleft=inner.bottomleft))
             if recorded := self._game.recording:

@@ -31,7 +31,6 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_TAPE_LINE = 4096
 DIGEST_BYTES = 16
 STATE = "state.safetensors"
-FILES = ("tape.jsonl", "digests.txt", "video.mp4")
 
 Digest = Annotated[str, Meta(pattern=f"^[0-9a-f]{{{2 * DIGEST_BYTES}}}$")]
 Seconds = Annotated[float, Meta(ge=-1e9, le=1e9)]
@@ -55,14 +54,14 @@ class Facts(msgspec.Struct, frozen=True):
     fps: Annotated[float, Meta(gt=0, le=1000)]
     width: Annotated[int, Meta(ge=1, le=1 << 14)]
     height: Annotated[int, Meta(ge=1, le=1 << 14)]
-    actions: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=1024)]
+    actions: Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=64)]
     world: Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")] | None = None
     world_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
     seed: Annotated[int, Meta(ge=0)] = 0
     start: Annotated[int, Meta(ge=0)] = 0
     state: bool = False
     parent: Parent | None = None
-    keys: dict[str, tuple[str, ...]] = {}
+    keys: dict[str, Annotated[tuple[Annotated[str, Meta(max_length=32)], ...], Meta(max_length=8)]] = {}
 
 
 class Tick(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -159,7 +158,8 @@ class SessionWriter:
     def size(self) -> int:
         """Return how many bytes the recording has on the disk; raise `SessionError` if somebody has removed it."""
         try:
-            return sum((self.directory / name).stat().st_size for name in ("header.json", *FILES))
+            (self.directory / "header.json").stat()
+            return sum(path.stat().st_size for path in self.directory.iterdir())
         except OSError as error:
             raise SessionError(f"Recording stopped: the folder {self.directory} was removed.") from error
 
@@ -258,7 +258,9 @@ class Session:
             raise SessionError(f"Cannot read {self.directory / name}: {getattr(error, 'strerror', None) or error}.") from error
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Decode the video, yielding uint8 frames [height, width, 3]."""
+        """Decode the video, yielding uint8 frames [height, width, 3]; a session that never came to a frame has none."""
+        if not (self.directory / "video.mp4").exists() and not self.ticks():
+            return
         try:
             with av.open(str(self.file("video.mp4"))) as container:
                 for frame in container.decode(video=0):

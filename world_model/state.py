@@ -92,6 +92,22 @@ def load_state(path: Path, stream: "Stream") -> dict[str, Any]:
     return {"seeds": tuple(int(seed) for seed in numbers.seeds), "frame": numbers.frame, "screen": screen, "held": held, "window": state}
 
 
+def load_screen(path: Path) -> np.ndarray:
+    """Return the picture in a state, uint8 [height, width, 3]: what is left of it in another world.
+
+    Raises:
+        StateError: the file cannot be read.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            part = file.get_slice("screen")
+            if part.get_dtype() == "U8" and len(part.get_shape()) == 3:
+                return file.get_tensor("screen").numpy()
+    except (OSError, SafetensorError) as error:
+        raise StateError(f"{path} is not a readable state: {error}.") from error
+    raise StateError(f"{path} holds no picture.")
+
+
 def _read(path: Path, numbers: Numbers, stream: "Stream") -> dict[str, Tensor]:
     """Return exactly the tensors that a state of this stream has, floats as float32."""
     window, cache = stream.window, stream.window.cache
