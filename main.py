@@ -179,8 +179,30 @@ class Train:
         return run(**asdict(self))
 
 
-Command = Play | Replay | Worlds | Parity | Bench | Response | Collect | Train
-COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (Play, Replay, Worlds, Parity, Bench, Response, Collect, Train)}
+@dataclass(frozen=True)
+class Export:
+    """Write sessions as a data set: plain arrays, or one that LeRobot opens."""
+
+    directories: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR")]
+    """Sessions, or folders of sessions."""
+    format: Literal["lerobot", "npz"] = "npz"
+    """One file of numpy arrays per session, or a LeRobot data set of all of them (needs pyarrow)."""
+    out: Path = Path("export")
+    """A new folder."""
+
+    def run(self) -> int:
+        """Export."""
+        if not self.directories:
+            raise ValueError("Missing from main.py export: DIR, the folders of sessions; see main.py export --help.")
+        from world_model.export import export
+
+        frames = export(list(self.directories), self.format, self.out)
+        print(f"Wrote {frames} frames into {self.out}.")
+        return 0
+
+
+Command = Play | Replay | Worlds | Parity | Bench | Response | Collect | Train | Export
+COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (Play, Replay, Worlds, Parity, Bench, Response, Collect, Train, Export)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

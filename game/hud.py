@@ -23,13 +23,10 @@ LATE_SHARE_TOLD = 0.01  # a world that misses more of its deadlines than this is
 
 def figures(picture: Picture, key_ms: tuple[float, float] | None, px: int) -> pygame.Surface:
     """Speed, frame count and response, and warnings when the world is slower than it should be."""
-    speed = picture.speed
-    parts = [
-        _figure(f"{speed.fps:.1f}", "fps", px),
-        _figure(f"{speed.tick_ms:.0f}", "ms per tick", px),
-        _figure(f"{speed.factor:.2f}x", "real time", px),
-        _figure(f"{picture.number}", "frames", px),
-    ]
+    speed, parts = picture.speed, []
+    if speed.tick_ms:  # nothing is made while the player rewinds
+        parts = [_figure(f"{speed.fps:.1f}", "fps", px), _figure(f"{speed.tick_ms:.0f}", "ms per tick", px), _figure(f"{speed.factor:.2f}x", "real time", px)]
+    parts.append(_figure(f"{picture.number}", "frames", px))
     if picture.allowed_rollback < picture.rollback:
         parts.append(text(f"rollback {picture.allowed_rollback} of {picture.rollback}", px, theme.WARNING))
     elif picture.rollback:

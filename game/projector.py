@@ -6,7 +6,7 @@ are made again in another world, or beside the video, cannot be faster than this
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -63,6 +63,7 @@ class Projector:
         self._told = threading.Condition()
         self._paused = self._stopped = self._taken = False
         self._number, self._asked = 0, 1  # the frame on the screen, and the one that shall be
+        self._picture: Picture
         self._speed = SPEEDS.index(1)
         self._pace: Pace | None = None
         self._reel: Reel | None = None
@@ -228,28 +229,22 @@ class Projector:
     def _branch(self) -> Game | None:
         """Return the game that goes on from the frame on the screen, or tell why there is none."""
         number = self._number
-        try:
-            for progress in self._approach(number):
-                self._progress = progress
-                self._screen.show(self._picture)
-                if self._stopped:
-                    return None
-        finally:
-            self._progress = ""
-        if not self._rerun:
-            self._screen.tell(self._refused)
-            return None
-        stream = self._rerun.stream
-        parent = {"session": self._session.directory.name, "frame": number, "digest": frame_digest(stream.screen)}
-        return self._play_on(self._rerun, Branch(stream.snapshot(), parent))
-
-    def _approach(self, number: int) -> Iterator[str]:
-        """Bring the stream to a frame; yield what to tell the player who waits."""
-        while not self._rerun and not self._refused:
-            yield "The world is loading"
+        while not self._rerun and not self._refused and not self._stopped:
+            self._wait_for("The world is loading")
             with self._told:
                 self._told.wait(POLL_S)
-        if self._rerun:
-            with self._rerunning:
-                for reached in self._rerun.approach(number):
-                    yield f"Getting there, frame {reached} of {number}"
+        if not self._rerun:
+            self._wait_for("")
+            self._screen.tell(self._refused)
+            return None
+        with self._rerunning:
+            for reached in self._rerun.approach(number):
+                self._wait_for(f"Getting there, frame {reached} of {number}")
+                if self._stopped:
+                    return None
+            saved, digest = self._rerun.stream.snapshot(), frame_digest(self._rerun.stream.screen)
+        return self._play_on(self._rerun, Branch(saved, {"session": self._session.directory.name, "frame": number, "digest": digest}))
+
+    def _wait_for(self, progress: str) -> None:
+        self._progress = progress
+        self._screen.show(self._picture)

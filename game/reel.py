@@ -12,7 +12,7 @@ from world_model.session import Session, SessionError, Tick
 
 KEPT_STATES = 64
 METER_PIXELS = 4
-SAME_DB, STRANGE_DB = 50.0, 10.0  # where the divergence meter is empty and full
+SAME_DB, STRANGE_DB = 40.0, 10.0  # where the divergence meter is empty and full; the video of a session lies at some 43 dB from its frames
 GROUND, LIT = (12, 13, 16), (255, 188, 92)
 
 
@@ -145,7 +145,7 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, psnr_db: float) -> np.ndarray:
-    """Return both frames, and below them a meter that fills as they diverge: empty from 50 dB on, full at 10 dB."""
+    """Return both frames, and below them a meter that fills as they diverge: empty from 40 dB on, full at 10 dB."""
     height, width, _ = left.shape
     whole = np.empty((height + METER_PIXELS, 2 * width + 2, 3), np.uint8)
     whole[...] = GROUND

@@ -48,7 +48,7 @@ def replay(directory: Path, config: ReplayConfig) -> int:
     session = Session(directory)
     ticks = session.ticks()
     if not ticks:
-        raise ValueError(f"{directory} holds no frame.")
+        raise ValueError(f"The session {directory} holds no frame.")
     if config.verify:
         from game.verify import verify
 
@@ -101,13 +101,13 @@ def _rerun(session: "Session", ticks: "list[Tick]", config: ReplayConfig) -> "Re
     facts = session.facts
     if not config.world:
         if not facts.world or not facts.world_sha256:
-            raise ValueError(f"{session.directory} does not name the world it was recorded in; give one by --world.")
+            raise ValueError(f"The session {session.directory} does not name the world it was recorded in; give one by --world.")
         path = find_world(facts.world)
         with open(path, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != facts.world_sha256:
             raise ValueError(
-                f"{session.directory} was recorded in the world {facts.world} with SHA-256 {facts.world_sha256[:12]}..., "
+                f"The session {session.directory} was recorded in the world {facts.world} with SHA-256 {facts.world_sha256[:12]}..., "
                 f"but {path} has {found[:12]}...; give a world by --world."
             )
     _, load = play.enter(config.world or facts.world or "", config.device)

@@ -52,7 +52,7 @@ def verify(session: Session, rerun: Rerun) -> str:
         if rerun.world.sha256 != session.facts.world_sha256:
             why = " (this is not the world it was recorded in)"
         psnr = "" if worst == float("inf") else f", PSNR against the recorded video at worst {worst:.1f} dB"
-        raise SessionError(f"{session.directory} is not bit-exact here{why}: frame {first.number} of {total} is the first that differs{psnr}.")
+        raise SessionError(f"The session {session.directory} is not bit-exact here{why}: frame {first.number} of {total} is the first that differs{psnr}.")
     if abs(total - digests) > 1:  # a process that was killed may leave a digest without its line
-        raise SessionError(f"{session.directory} has {total} frames on its tape but {digests} digests; what both have is bit-exact.")
-    return f"{session.directory} is bit-exact: all {min(total, digests)} frames have the digests they were recorded with."
+        raise SessionError(f"The session {session.directory} has {total} frames on its tape but {digests} digests; what both have is bit-exact.")
+    return f"The session {session.directory} is bit-exact: all {min(total, digests)} frames have the digests they were recorded with."

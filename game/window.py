@@ -225,7 +225,8 @@ class Window:
                 words = hud.sentence(sign, middle.width, px)
                 screen.blit(words, words.get_rect(bottomright=inner.bottomright))
             if self._help:
-                page = hud.help_page(card.title, card.description, card.actions, self._game.commands, px)
+                actions = () if timeline else card.actions  # in a replay the keys of the world mean nothing
+                page = hud.help_page(card.title, card.description, actions, self._game.commands, px)
                 screen.blit(page, page.get_rect(center=middle.center))
         else:
             loading = hud.loading(self._config.title, self._turn, px)

@@ -57,8 +57,13 @@ def test_without_a_command_it_plays_the_maze() -> None:
         ("play maze toy", "main.py play cannot make sense of 'toy'; see main.py play --help."),
         ("play maze --world toy", "Two worlds are asked for, 'maze' and 'toy'; give one of them."),
         ("wrolds", "There is no command 'wrolds'; did you mean worlds?"),
-        ("dance", "There is no command 'dance'; the commands are play, worlds, parity, bench, response, collect, train."),
+        ("dance", "There is no command 'dance'; the commands are play, replay, worlds, parity, bench, response, collect, train, export."),
         ("worlds --seed 3", "main.py worlds has no option --seed; see main.py worlds --help."),
+        ("replay", "Missing from main.py replay: DIR; see main.py replay --help."),
+        ("export", "Missing from main.py export: DIR, the folders of sessions; see main.py export --help."),
+        ("export nowhere --format zip", "Invalid choice 'zip' for argument '--format', expected one of ('lerobot', 'npz'); see main.py export --help."),
+        ("replay nowhere", "The session nowhere has no header.json."),
+        ("replay nowhere --verify --split", "--verify shows nothing; give it without --split, --video and --gif."),
         ("collect maze", "Missing from main.py collect: --out PATH; see main.py collect --help."),
         ("play --headless", "Without a window nobody can end the game; give --frames N, or a tape by --actions FILE."),
         ("play --headless --frames -4", "--frames is -4, but must not be negative."),
@@ -153,13 +158,15 @@ def test_worlds_are_listed_with_what_is_wrong_with_them(monkeypatch: pytest.Monk
 
 
 def test_names_of_commands_and_options_stay() -> None:
-    assert list(COMMANDS) == ["play", "worlds", "parity", "bench", "response", "collect", "train"]
+    assert list(COMMANDS) == ["play", "replay", "worlds", "parity", "bench", "response", "collect", "train", "export"]
     assert [field.name for field in fields(PlayConfig)] == [
         "world", "seed", "start", "headless", "frames", "actions", "record", "rollback", "scale", "fullscreen", "hud", "device",
     ]  # fmt: skip
+    assert [field.name for field in fields(COMMANDS["replay"])] == ["verify", "world", "split", "video", "gif", "device", "directory"]
+    assert [field.name for field in fields(COMMANDS["export"])] == ["directories", "format", "out"]
 
 
-@pytest.mark.parametrize("arguments", ["--help", "play --help", "train --help", "worlds", "play atlantis", "play --sede"])
+@pytest.mark.parametrize("arguments", ["--help", "play --help", "train --help", "worlds", "play atlantis", "play --sede", "replay --help", "replay nowhere"])
 def test_help_lists_and_mistakes_import_neither_torch_nor_pygame(arguments: str) -> None:
     code = "import sys, main; main.main(sys.argv[1:]); print('torch' in sys.modules or 'pygame' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *arguments.split()], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from toy_world import CARD, FORWARD, LEFT, TURN, UP, ToyWorld
 
 from controls.keyboard import Keyboard
-from controls.keys import SCANCODES
+from controls.keys import SCANCODES, bindings
 from controls.tape import Tape
 from game import hud, theme
-from game.commands import COMMANDS, commands_beside
+from game.commands import COMMANDS, REPLAY_COMMANDS, commands_beside
 from game.game import Game, GameConfig
 from game.mailbox import Picture
 from game.meters import Speed
 from game.play import NullScreen
+from game.projector import Projector, Timeline
 from game.view import placed, save_screenshot
 from game.window import Window, WindowConfig
 from world_model.card import ActionSpec
@@ -55,7 +56,9 @@ def test_the_games_keys_yield_to_the_worlds() -> None:
     assert keys["restart"] == () and keys["pause"] == ("pause",)
     usual = {"up", "down", "left", "right", "w", "a", "s", "d", "space", "lctrl", "lshift"}
     assert not usual & {key for command in COMMANDS for key in command.keys}
-    assert all(hasattr(Window, f"_{command.name}") for command in COMMANDS)
+    for commands, show in ((COMMANDS, Game), (REPLAY_COMMANDS, Projector)):
+        assert all(hasattr(Window, f"_{command.name}") or hasattr(show, command.name) for command in commands)
+        assert len(bindings(commands)) == sum(len(command.keys) for command in commands)
 
 
 @pytest.mark.parametrize("window", [(640, 480), (1024, 768), (3840, 2160)])
@@ -67,6 +70,8 @@ def test_everything_fits_in_the_window(window: tuple[int, int]) -> None:
         hud.recording(3601.0, 123_456_789, px),
         hud.seen_keys(CARD.actions, (FORWARD,), px),
         hud.help_page("A world", "Many words. " * 10, CARD.actions, COMMANDS, px),
+        hud.help_page("A session", "", (), REPLAY_COMMANDS, px),
+        hud.timeline(Timeline(98765, 123456, 0.25, 43.21), 17.5, window[0], px),
         hud.sentence("A very long sentence for the player. " * 5, window[0], px),
         hud.loading("A world", 1, px),
     ]

@@ -13,6 +13,7 @@ A session is a folder of append-only files, so a process that dies leaves everyt
 Line n of every file belongs to frame n of the video. Only files of these names inside the folder are ever opened: a header cannot name others.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -82,6 +83,32 @@ def frame_digest(frame: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(frame).tobytes(), digest_size=DIGEST_BYTES).hexdigest()
 
 
+class _VideoFile:
+    """The file under the video. A write that fails leaves no part of a fragment, and after it nothing is written any more.
+
+    Finishing a video turns what is readable in fragments into a plain file by patching its beginning; on a full disk that would leave neither.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "xb", buffering=0)
+        self._failed = False
+        self.seek, self.tell = self._file.seek, self._file.tell
+
+    def write(self, data: bytes) -> int:
+        begin, left = self._file.tell(), memoryview(data)
+        try:
+            while left and not self._failed:
+                left = left[self._file.write(left) :]
+        except OSError:
+            self._failed = True
+            self._file.truncate(begin)
+            raise
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class SessionWriter:
     """Write a session frame by frame.
 
@@ -113,8 +140,9 @@ class SessionWriter:
             self._tape = self._open("tape.jsonl")
             self._digests = self._open("digests.txt")
             self._states: TextIO | None = None
+            self._file = _VideoFile(self.directory / "video.mp4")
             movflags = {"movflags": "+hybrid_fragmented", "flush_packets": "1"}
-            self._container: av.container.OutputContainer | None = av.open(str(self.directory / "video.mp4"), "w", options=movflags)
+            self._container: av.container.OutputContainer | None = av.open(self._file, "w", format="mp4", options=movflags)
         except (OSError, av.FFmpegError) as error:
             raise SessionError(f"Cannot record into {self.directory}: {error.strerror or error}.") from error
         fps = Fraction(header["fps"]).limit_denominator(1000)
@@ -175,9 +203,10 @@ class SessionWriter:
         except (OSError, av.FFmpegError) as error:
             raise SessionError(f"Recording into {self.directory} could not be finished: {error.strerror or error}.") from error
         finally:
-            for file in (self._tape, self._digests, self._states):
-                if file is not None:
-                    file.close()
+            for file in (self._tape, self._digests, self._states, self._file):
+                with contextlib.suppress(OSError):  # what could not be flushed was told when it was written
+                    if file is not None:
+                        file.close()
 
     def __enter__(self) -> "SessionWriter":
         return self
@@ -200,7 +229,7 @@ class Session:
                 raise SessionError(f"{path} is not a session header of format {FORMAT}.")
             self.facts = msgspec.convert(self.header, Facts)
         except (OSError, UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
-            raise SessionError(f"{self.directory} is not a readable session: {error}.") from error
+            raise SessionError(f"The session {self.directory} cannot be read: {error}.") from error
         self.vocabulary = self.facts.actions
 
     def file(self, name: str) -> Path:
@@ -212,7 +241,7 @@ class Session:
         path = self.directory / name
         if not path.exists():
             also = ", only a video" if name == "tape.jsonl" and (self.directory / "video.mp4").exists() else ""
-            raise SessionError(f"{self.directory} is not a whole session: it has no {name}{also}.")
+            raise SessionError(f"The session {self.directory} has no {name}{also}.")
         if not path.resolve().is_relative_to(self.directory.resolve()):
             raise SessionError(f"{path} leads out of its folder; a session holds its own files.")
         return path
@@ -259,14 +288,17 @@ class Session:
 
     def frames(self) -> Iterator[np.ndarray]:
         """Decode the video, yielding uint8 frames [height, width, 3]; a session that never came to a frame has none."""
-        if not (self.directory / "video.mp4").exists() and not self.ticks():
+        if not self.file("tape.jsonl").stat().st_size:
             return
+        whole = 0
         try:
             with av.open(str(self.file("video.mp4"))) as container:
                 for frame in container.decode(video=0):
                     yield self.pixels(frame)
+                    whole += 1
         except (av.FFmpegError, OSError, IndexError) as error:
-            raise SessionError(f"The video of {self.directory} cannot be read: {error}.") from error
+            if not whole:
+                raise SessionError(f"The video of {self.directory} cannot be read: {error}.") from error
 
     def pixels(self, frame: av.VideoFrame) -> np.ndarray:
         """Return a decoded frame of the video as uint8 [height, width, 3]; raise `SessionError` if it has not the size that the header says."""
