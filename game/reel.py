@@ -31,6 +31,8 @@ class Film:
             self._container = av.open(path)
         except (av.FFmpegError, OSError, IndexError) as error:
             raise SessionError(f"The video of {session.directory} cannot be read: {error}.") from error
+        if not self._times:
+            raise SessionError(f"The video of {session.directory} holds no frame; --world or --verify make the frames again from the tape.")
         self._frames: Iterator[av.VideoFrame] = iter(())
         self._number = 0  # of the frame that was decoded last
 

@@ -15,6 +15,7 @@ Line n of every file belongs to frame n of the video. Only files of these names 
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -90,7 +91,7 @@ class _VideoFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "xb", buffering=0)
+        self._file = io.FileIO(path, "x")
         self._failed = False
         self.seek, self.tell = self._file.seek, self._file.tell
 
