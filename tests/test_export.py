@@ -78,6 +78,7 @@ def test_a_lerobot_data_set_pairs_what_is_seen_with_what_is_done_next(played: Pa
     assert [row["index"] for row in rows] == list(range(19, 36)) and rows[1]["timestamp"] == pytest.approx(1 / CARD.fps)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_lerobots_own_loader_opens_the_data_set(played: Path, tmp_path: Path) -> None:
     lerobot = pytest.importorskip("lerobot.datasets.lerobot_dataset")
     assert main.main(["export", str(played), "--format", "lerobot", "--out", str(tmp_path / "out")]) == 0
