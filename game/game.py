@@ -136,9 +136,10 @@ class Game:
 
     def restart(self, *, next_seed: bool = False) -> None:
         """Begin again: with the same noise from the same place, or with the next seed from the next start."""
-        if self.world and next_seed:
-            self.seed, self.start = self.seed + 1, (self.start + 1) % max(1, self.card.num_starts)
-        self._order(self._begin_again)
+        with self._told:
+            if self.world and next_seed:
+                self.seed, self.start = self.seed + 1, (self.start + 1) % max(1, self.card.num_starts)
+            self._order(self._begin_again)
 
     def rewind(self, on: bool) -> None:
         """Go back in time until told otherwise; then play on from there."""

@@ -223,7 +223,7 @@ class Projector:
                 if not behind:
                     with self._told:
                         self._told.wait(POLL_S)
-        except ValueError as error:
+        except Exception as error:  # whatever it was, the viewer who wants to play on must hear it
             self._refused = str(error)
 
     def _branch(self) -> Game | None:

@@ -78,7 +78,8 @@ def _in_window(session: "Session", ticks: "list[Tick]", config: ReplayConfig) ->
     def project(mailbox: "Mailbox") -> "Projector":
         def play_on(rerun: "Rerun", branch: "Branch") -> "Game":
             keyboard.take()  # what was tapped to steer the show
-            game = GameConfig(session.facts.seed, record=session.directory, own_folder=user_folder())
+            start = min(session.facts.start, rerun.world.card.num_starts - 1)
+            game = GameConfig(session.facts.seed, start, record=session.directory, own_folder=user_folder())
             return Game(lambda: rerun.world, keyboard, mailbox, game, branch=branch)
 
         return Projector(session, ticks, lambda: _reel(session, ticks, config), lambda: _rerun(session, ticks, config), play_on, mailbox)

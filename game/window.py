@@ -100,8 +100,10 @@ class Window:
 
     def _generate(self) -> None:
         try:
-            while self._open and (following := self._game.run()):
+            while following := self._game.run():
                 self._game, self._commands = following, bindings(following.commands)
+                if not self._open:  # closed meanwhile; from here on, closing stops the one that follows
+                    break
         except BaseException as error:  # nobody looks into this thread; the display loop raises it again
             self._failure = error
         self._open = False

@@ -67,7 +67,7 @@ def write(sessions: list[Session], out: Path) -> int:
     _write_table(out / "meta" / "episodes" / (PLACE.format(chunk_index=0, file_index=0) + ".parquet"), {k: [e[k] for e in episodes] for k in episodes[0]})
     index = "__index_level_0__"  # pandas finds the tasks by their text in this column
     kinds = (("task_index", "task_index", "int64", "int64"), (None, index, "unicode", "object"))
-    described = [{"name": name, "field_name": field, "pandas_type": kind, "numpy_type": numpy_type, "metadata": None} for name, field, kind, numpy_type in kinds]
+    described = [{"name": name, "field_name": field, "pandas_type": kind, "numpy_type": numpy, "metadata": None} for name, field, kind, numpy in kinds]
     about = {"index_columns": [index], "column_indexes": [], "columns": described, "pandas_version": "2.0.0"}
     _write_table(out / "meta" / "tasks.parquet", {"task_index": np.arange(len(tasks)), index: tasks}, {"pandas": json.dumps(about)})
     _write_json(out / "meta" / "stats.json", {"action": actions.figures(), SCREEN: colours.figures((3, 1, 1))})
