@@ -33,7 +33,8 @@ def run(
 ) -> int:
     """Measure a world and print the figures, as one JSON object or as a table; return 0.
 
-    `out` is a file for the JSON object, `against` one of an earlier run to compare with. `key_to_photon` plays the world in the game's own window and returns its figures; the game is not this package's to import.
+    `out` is a file for the JSON object, `against` one of an earlier run to compare with. `key_to_photon` plays the world in the game's own window and
+    returns its figures; the game is not this package's to import.
     """
     earlier = read_figures(against) if against else None
     loaded = World.load(world, device)
