@@ -94,7 +94,9 @@ class ContextAttention:
         queries = 0
         if clean is not None:
             before = cache.config.before_clean(clean)
-            table = block_table((*before, clean) if not cache.config.clean_sees_sink else tuple(range(len(before) + 1)), block_frames, grid, head_width, device)
+            seen = (*before, clean)
+            places = range(len(seen)) if cache.config.clean_sees_sink else (block - seen[0] for block in seen)  # from zero: a long stream makes few tables
+            table = block_table(tuple(places), block_frames, grid, head_width, device)
             queries = self.tokens
             self.groups.append((slice(0, queries), 0, before, table))
         if size:
@@ -119,6 +121,6 @@ class ContextAttention:
 
 @lru_cache(maxsize=64)
 def block_table(blocks: tuple[int, ...], block_frames: int, grid: tuple[int, int], head_width: int, device: torch.device) -> Tensor:
-    """Return the rotary factors of the tokens of blocks at the given block positions, counted from the first."""
-    frames = tuple((block - blocks[0]) * block_frames + i for block in blocks for i in range(block_frames))
+    """Return the rotary factors of the tokens of blocks at the given block positions."""
+    frames = tuple(block * block_frames + i for block in blocks for i in range(block_frames))
     return rotary_table(frames, *grid, head_width, device)
