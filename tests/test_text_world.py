@@ -122,22 +122,24 @@ def test_fused_passes_give_the_same_latents(world: World) -> None:
     assert torch.allclose(*latents, atol=1e-4)
 
 
-def test_compiled_blocks_give_the_same_frames(path: Path, world: World) -> None:
+def test_compiled_blocks_give_the_same_latents(path: Path, world: World) -> None:
+    """One pass; a compiler that writes code needs a GPU to be worth it, so here it only traces."""
     compiled = World.load(path, "cpu", torch.float32, parts=PARTS)
     compile_blocks(compiled.transformer, backend="eager")
-    assert np.array_equal(play(compiled, ["a cat"] * 2), play(world, ["a cat"] * 2))
+    windows = [w.stream(1).window for w in (compiled, world)]
+    for window in windows:
+        window.text = world.transformer.embed_text(encode("a cat"))
+        window.advance(None)
+    assert torch.allclose(windows[0].x0, windows[1].x0, atol=1e-5)
 
 
-def test_what_a_text_world_does_not_have_is_refused(world: World, path: Path) -> None:
+def test_what_a_text_world_does_not_have_is_refused(world: World) -> None:
     picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     for arguments in ({"seed": [1, 2]}, {"start": 1}, {"start": picture}):
         with pytest.raises(WorldError, match="begins from nothing"):
             world.stream(**arguments)  # type: ignore[arg-type]
     with pytest.raises(WorldError, match="no action 'jump'"):
         world.stream(0).tick(["jump"])
-    narrow = World.load(path, "cpu", torch.float32, parts=Parts(lambda prompt: torch.zeros(1, 7, 5), TinyDecoder))
-    with pytest.raises(WorldError, match="gives 5 numbers per token, but this world reads 12"):
-        narrow.stream(0).tick([])
 
 
 def test_a_world_file_keeps_the_transformer_alone(world: World, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from world_model.card import WorldError
+from world_model.transformer import TransformerConfig
 from world_model.wan.decoder import CausalDecoder, Decoder
 
 PROMPTS_KEPT = 16
@@ -34,16 +35,16 @@ class Parts:
     new_decoder: Callable[[], Decoder]
 
 
-def load_parts(source: str | Path, text_len: int, device: torch.device, dtype: torch.dtype, *, offload: bool = False) -> Parts:
+def load_parts(source: str | Path, config: TransformerConfig, device: torch.device, dtype: torch.dtype, *, offload: bool = False) -> Parts:
     """Load text encoder and video autoencoder.
 
     Args:
         source: a folder with ``tokenizer``, ``text_encoder`` and ``vae``, or the name of such a repository in the hub's cache.
-        text_len: tokens of a prompt; shorter ones are filled up, longer ones cut.
+        config: of the transformer that they are to fit.
         offload: keep the text encoder in main memory except while it reads a prompt.
 
     Raises:
-        WorldError: the libraries are not installed, or the files are not there; one sentence that says what to do.
+        WorldError: the libraries are not installed, the files are not there, or they do not fit; one sentence that says what to do.
     """
     try:
         from diffusers import AutoencoderKLWan  # type: ignore[import-not-found]
@@ -60,8 +61,13 @@ def load_parts(source: str | Path, text_len: int, device: torch.device, dtype: t
             f"There is no text encoder and video autoencoder in {source} ({' '.join(str(error).split())[:200]}); give their folder by --parts, or fetch them: "
             f"hf download {source} --include 'tokenizer/*' 'text_encoder/*' 'vae/*'."
         ) from error
+    if (encoder.config.d_model, autoencoder.config.z_dim) != (config.text_dim, config.in_channels):
+        raise WorldError(
+            f"The parts in {source} give {encoder.config.d_model} numbers per token of text and {autoencoder.config.z_dim} channels of video, "
+            f"but the world's transformer takes {config.text_dim} and {config.in_channels}."
+        )
     autoencoder.to(device).eval().requires_grad_(False)
-    encode = TextEncoder(encoder, tokenizer, text_len, device, offload=offload)
+    encode = TextEncoder(encoder, tokenizer, config.text_len, device, offload=offload)
     return Parts(lru_cache(maxsize=PROMPTS_KEPT)(encode), lambda: CausalDecoder(autoencoder))
 
 

@@ -64,7 +64,7 @@ def open_text_world(
     """
     if not isinstance(parts, Parts):
         weight = transformer.head.head.weight
-        parts = load_parts(parts or card.parts, transformer.config.text_len, weight.device, weight.dtype, offload=offload)
+        parts = load_parts(parts or card.parts, transformer.config, weight.device, weight.dtype, offload=offload)
     return TextWorld(card, transformer, window, parts, path)
 
 
@@ -94,11 +94,7 @@ class TextStream(Stream):
 
     @torch.no_grad()
     def _hear(self, prompt: str) -> None:
-        embedding = self._parts.encode(prompt)
-        wanted = (1, self.world.transformer.config.text_dim)
-        if (embedding.shape[0], embedding.shape[2]) != wanted:
-            raise WorldError(f"The text encoder gives {embedding.shape[2]} numbers per token, but this world reads {wanted[1]}.")
-        self.window.text = self.world.transformer.embed_text(embedding.to(self.world.device, self.world.dtype))
+        self.window.text = self.world.transformer.embed_text(self._parts.encode(prompt).to(self.world.device, self.world.dtype))
         self._heard = prompt
 
     def _changed(self, vectors: np.ndarray) -> bool:
