@@ -25,7 +25,7 @@ ROOT = Path(main.__file__).parent
 def toy(monkeypatch: pytest.MonkeyPatch) -> ToyWorld:
     """Make `play` enter a toy world, whatever it is asked to enter."""
     world = ToyWorld()
-    monkeypatch.setattr(play_module, "enter", lambda name, device: (CARD, lambda: world))
+    monkeypatch.setattr(play_module, "enter", lambda *where, **how: (CARD, lambda: world))
     return world
 
 
@@ -156,6 +156,7 @@ def test_names_of_commands_and_options_stay() -> None:
     assert list(COMMANDS) == ["play", "worlds", "parity", "convert", "bench", "response", "collect", "train"]
     assert [field.name for field in fields(PlayConfig)] == [
         "world", "seed", "start", "headless", "frames", "actions", "record", "rollback", "scale", "fullscreen", "hud", "device",
+        "dtype", "compile", "prompt", "prompts", "parts", "offload",
     ]  # fmt: skip
 
 
@@ -173,7 +174,7 @@ def test_ctrl_c_ends_the_game_and_finishes_its_recording(window: list[str], tmp_
     code = (
         "import sys, signal; signal.signal(signal.SIGINT, signal.default_int_handler); sys.path.insert(0, 'tests')\n"
         "from toy_world import CARD, ToyWorld; from game import play; import main, time\n"
-        "play.enter = lambda name, device: (CARD, lambda: ToyWorld(during_tick=lambda number: time.sleep(0.005)))\n"
+        "play.enter = lambda *where, **how: (CARD, lambda: ToyWorld(during_tick=lambda number: time.sleep(0.005)))\n"
         "sys.exit(main.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "play", "--frames", "100000", "--record", str(tmp_path / "new"), *window]

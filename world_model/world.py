@@ -189,6 +189,8 @@ class World:
 class Stream:
     """One running world (or a batch of them in step): window, cache, noise and the frame on the screen."""
 
+    prompt = ""  # only the streams of text worlds listen to it
+
     def __init__(self, world: World, seed: int | Sequence[int], start: int | np.ndarray | Sequence[int], actions: np.ndarray | None, fused: bool) -> None:
         self.world = world
         self.batched = not isinstance(seed, int | np.integer)
