@@ -60,7 +60,7 @@ class PlayConfig:
     parts: str | None = None
     """Folder, or name in the Hugging Face cache, of a text world's text encoder and video autoencoder, if not what its card names."""
     offload: bool = False
-    """Keep a text world's text encoder in main memory except while it reads a prompt."""
+    """Keep a text world's text encoder in main memory; new prompts take longer."""
 
 
 def enter(world: str, device: str, dtype: str = "auto", **how: Any) -> tuple["Card", "Load"]:

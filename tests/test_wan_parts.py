@@ -12,7 +12,7 @@ from toy_published import SIZE, toy_world_file
 from world_model.card import WorldError
 from world_model.transformer import TransformerConfig
 from world_model.wan.decoder import CausalDecoder
-from world_model.wan.parts import TextEncoder, load_parts
+from world_model.wan.parts import load_parts
 from world_model.wan.text_world import TextStream
 from world_model.world import World
 
@@ -82,26 +82,6 @@ def test_prompts_are_embedded_to_a_fixed_length_with_zeros_after_the_end(folder:
     assert parts.encode("a " * 50).shape == (1, *SIZE.text)
     offloaded = load_parts(folder, FITTING, CPU, torch.float32, offload=True)
     assert torch.equal(offloaded.encode("a train & in"), embedding)
-
-
-def test_an_offloaded_encoder_is_on_the_device_only_while_it_reads() -> None:
-    where: list[str] = []
-
-    class Model(torch.nn.Module):
-        def to(self, device: object) -> "Model":
-            where.append(str(device))
-            return self
-
-        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> object:
-            where.append("reads")
-            return type("Output", (), {"last_hidden_state": torch.ones(1, 3, 2)})
-
-    def tokenizer(*_: object, **__: object) -> object:
-        return type("Tokens", (), {"input_ids": torch.zeros(1, 3, dtype=torch.long), "attention_mask": torch.tensor([[1, 1, 0]])})
-
-    encoder = TextEncoder(Model(), tokenizer, 3, CPU, offload=True)
-    assert encoder("x")[0].tolist() == [[1, 1], [1, 1], [0, 0]]
-    assert where == ["cpu", "cpu", "reads", "cpu"]
 
 
 def test_a_world_with_parts_from_a_folder(folder: Path, tmp_path: Path) -> None:

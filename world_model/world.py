@@ -89,7 +89,7 @@ class World:
             device: "auto" (CUDA if there is one), "cpu", "cuda", ...
             dtype: of the weights; None chooses bfloat16 where the device multiplies it natively, else float32.
             compile: let torch compile the transformer's blocks, in the first ticks.
-            offload: keep a text world's text encoder in main memory while it has nothing to do.
+            offload: keep a text world's text encoder in main memory; for a prompt its layers visit the device one after the other.
             parts: what a text world needs beside its file, if not what its card names: a folder, a name in the hub's cache, or the parts themselves.
 
         Raises:

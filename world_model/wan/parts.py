@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from world_model.card import WorldError
 from world_model.transformer import TransformerConfig
@@ -41,7 +41,7 @@ def load_parts(source: str | Path, config: TransformerConfig, device: torch.devi
     Args:
         source: a folder with ``tokenizer``, ``text_encoder`` and ``vae``, or the name of such a repository in the hub's cache.
         config: of the transformer that they are to fit.
-        offload: keep the text encoder in main memory except while it reads a prompt.
+        offload: keep the text encoder in main memory; for a prompt its layers visit the device one after the other.
 
     Raises:
         WorldError: the libraries are not installed, the files are not there, or they do not fit; one sentence that says what to do.
@@ -79,22 +79,37 @@ class TextEncoder:
         tokenizer: its tokenizer.
         length: tokens of a prompt.
         device: where to compute.
-        offload: keep the model in main memory except while it reads a prompt.
+        offload: keep the model in main memory; for a prompt its layers visit the device one after the other.
     """
 
     def __init__(self, model: Any, tokenizer: Any, length: int, device: torch.device, *, offload: bool = False) -> None:
         self.model, self.tokenizer, self.length, self.device = model.eval().requires_grad_(False), tokenizer, length, device
-        self.offload = offload
         self.model.to("cpu" if offload else device)
+        for layer in (*model.encoder.block, model.encoder.final_layer_norm) if offload else ():
+            visit(layer, device)
 
     @torch.no_grad()
     def __call__(self, prompt: str) -> Tensor:
         """Return the embedding of a prompt [1, length, text_dim]."""
         words = " ".join(html.unescape(html.unescape(prompt)).split())
         tokens = self.tokenizer(words, padding="max_length", max_length=self.length, truncation=True, return_attention_mask=True, return_tensors="pt")
-        if self.offload:
-            self.model.to(self.device)
-        embedding = self.model(tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)).last_hidden_state
-        if self.offload:
-            self.model.to("cpu")
-        return embedding * tokens.attention_mask[..., None].to(embedding)
+        mask, table = tokens.attention_mask.to(self.device), self.model.get_input_embeddings()
+        read = table(tokens.input_ids.to(table.weight.device)).to(self.device)
+        embedding = self.model(inputs_embeds=read, attention_mask=mask).last_hidden_state
+        return embedding * mask[..., None].to(embedding)
+
+
+def visit(layer: nn.Module, device: torch.device) -> None:
+    """Let a layer's weights be on a device only while it computes; at home they stay where they are."""
+    home = [(parameter, parameter.data) for parameter in layer.parameters()]
+
+    def leave(*_: Any) -> None:
+        for parameter, data in home:
+            parameter.data = data.to(device)
+
+    def come_back(*_: Any) -> None:
+        for parameter, data in home:
+            parameter.data = data
+
+    layer.register_forward_pre_hook(leave)
+    layer.register_forward_hook(come_back)
