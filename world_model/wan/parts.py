@@ -59,7 +59,7 @@ def load_parts(source: str | Path, config: TransformerConfig, device: torch.devi
     except (OSError, ValueError, RuntimeError) as error:
         raise WorldError(
             f"There is no text encoder and video autoencoder in {source} ({' '.join(str(error).split())[:200]}); give their folder by --parts, or fetch them: "
-            f"hf download {source} --include 'tokenizer/*' 'text_encoder/*' 'vae/*'."
+            f"hf download {source} --exclude 'transformer/*'."
         ) from error
     if (encoder.config.d_model, autoencoder.config.z_dim) != (config.text_dim, config.in_channels):
         raise WorldError(
