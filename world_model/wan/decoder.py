@@ -10,8 +10,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-FRAMES_PER_LATENT = 4
-
 
 class Decoder(Protocol):
     """Turns the latent blocks of one stream into frames; a small one can be plugged in for Wan's (see `world_model.wan.parts.Parts`)."""

@@ -75,33 +75,26 @@ class TextStream(Stream):
 
     def __init__(self, world: TextWorld, seed: int, fused: bool) -> None:
         super().__init__(world, seed, 0, None, fused)
-        assert world.parts is not None, "a stream needs the world's parts"
+        assert world.parts is not None, "a world without parts can be saved, not played"
         self.prompt = ""
         self._heard: str | None = None  # the prompt that the window is conditioned on
         self._parts, self._decoder = world.parts, world.parts.new_decoder()
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of everything that changes."""
-        return super().snapshot() | {"prompt": self.prompt, "heard": self._heard, "decoder": self._decoder.snapshot()}
+        return super().snapshot() | {"prompt": self.prompt, "heard": self._heard, "text": self.window.text, "decoder": self._decoder.snapshot()}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go back to a snapshot."""
         super().restore(saved)
+        self.prompt, self._heard, self.window.text = saved["prompt"], saved["heard"], saved["text"]
         self._decoder.restore(saved["decoder"])
-        self.prompt = saved["prompt"]
-        if saved["heard"] is not None:
-            self._hear(saved["heard"])
-
-    @torch.no_grad()
-    def _hear(self, prompt: str) -> None:
-        self.window.text = self.world.transformer.embed_text(self._parts.encode(prompt).to(self.world.device, self.world.dtype))
-        self._heard = prompt
 
     def _changed(self, vectors: np.ndarray) -> bool:
-        first, changed = self._heard is None, self.prompt != self._heard
-        if changed:
-            self._hear(self.prompt)
-        return changed and not first
+        heard, self._heard = self._heard, self.prompt
+        if heard != self.prompt:
+            self.window.text = self.world.transformer.embed_text(self._parts.encode(self.prompt).to(self.world.device, self.world.dtype))
+        return heard not in (None, self.prompt)
 
     def _decode(self, block: Tensor) -> Tensor:
         return self._decoder.decode(block[0])[None]
