@@ -89,9 +89,10 @@ class Bench:
 
     def run(self) -> int:
         """Measure and print."""
+        from game import reaction
         from world_model.evaluation.bench import run
 
-        return run(**asdict(self))
+        return run(**asdict(self), key_to_photon=reaction.measure)
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,36 @@ class Convert:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """Measure everything about a world: drift, whether it obeys, fidelity, speed."""
+
+    world: Positional[str] = "maze"
+    """Name of a world, or path of a world file."""
+    against: tuple[str, ...] = ()
+    """Other worlds to play beside it."""
+    minutes: float = 5.0
+    """How long each rollout is."""
+    seeds: int = 8
+    """How many rollouts."""
+    trials: int = 32
+    """How many changes of mind and comparisons with the real game."""
+    judge: Path | None = None
+    """The network that reads actions off frames, if not the one that ships."""
+    out: Path | None = None
+    """Folder for the report, plots and contact sheets."""
+    json: bool = False
+    """Print one JSON object."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda."""
+
+    def run(self) -> int:
+        """Measure and print."""
+        from world_model.evaluation.evaluate import run
+
+        return run(**asdict(self))
+
+
+@dataclass(frozen=True)
 class Collect:
     """Play the real game with a scripted player and record it as training data."""
 
@@ -170,7 +201,7 @@ class Train:
 
     world: Positional[Literal["maze"]]
     """The world."""
-    stage: Literal["autoencoder", "student", "all"] = "all"
+    stage: Literal["autoencoder", "student", "distill", "judge", "all"] = "all"
     """Which part to train."""
     data: Path = Path("runs/maze/data")
     """Folder of sessions."""
@@ -192,8 +223,8 @@ class Train:
         return run(**asdict(self))
 
 
-Command = Play | Worlds | Parity | Convert | Bench | Response | Collect | Train
-COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (Play, Worlds, Parity, Convert, Bench, Response, Collect, Train)}
+Command = Play | Worlds | Parity | Convert | Bench | Response | Evaluate | Collect | Train
+COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (Play, Worlds, Parity, Convert, Bench, Response, Evaluate, Collect, Train)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

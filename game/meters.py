@@ -51,6 +51,9 @@ class KeyToPhoton:
         """Take in one sample."""
         self._ms.append((flip_s - input_s) * 1000)
 
+    def __len__(self) -> int:
+        return len(self._ms)
+
     def p50_p95_ms(self) -> tuple[float, float] | None:
         """Return the median and the 95th percentile in milliseconds, or None before the first key."""
         return (percentile(self._ms, 0.5), percentile(self._ms, 0.95)) if self._ms else None

@@ -73,7 +73,7 @@ class Window:
         self._unseen_input_s: float | None = None
         self._notice, self._notice_until_s = "", 0.0
         self._turn = 0
-        self._reaction = KeyToPhoton()
+        self.reaction = KeyToPhoton()
         self._open, self._dirty = True, False
         self._failure: BaseException | None = None
         open_display(config.title, config.full_screen)
@@ -232,7 +232,7 @@ class Window:
         if picture and world:
             screen.blit(*self._scaled_frame(picture))
             if self._hud:
-                figures = hud.figures(picture, self._reaction.p50_p95_ms(), self._game.recording, px)
+                figures = hud.figures(picture, self.reaction.p50_p95_ms(), self._game.recording, px)
                 screen.blit(figures, figures.get_rect(topleft=inner.topleft))
                 if world.card.parts:
                     asked = hud.sentence(self._game.prompt or "Press Enter and type what is to be seen.", middle.width, px)
@@ -255,5 +255,5 @@ class Window:
         pygame.display.flip()
         self._dirty = False
         if self._unseen_input_s is not None:
-            self._reaction.add(self._unseen_input_s, self._clock.now_s())
+            self.reaction.add(self._unseen_input_s, self._clock.now_s())
             self._unseen_input_s = None

@@ -57,7 +57,7 @@ def test_without_a_command_it_plays_the_maze() -> None:
         ("play maze toy", "main.py play cannot make sense of 'toy'; see main.py play --help."),
         ("play maze --world toy", "Two worlds are asked for, 'maze' and 'toy'; give one of them."),
         ("wrolds", "There is no command 'wrolds'; did you mean worlds?"),
-        ("dance", "There is no command 'dance'; the commands are play, worlds, parity, convert, bench, response, collect, train."),
+        ("dance", "There is no command 'dance'; the commands are play, worlds, parity, convert, bench, response, evaluate, collect, train."),
         ("worlds --seed 3", "main.py worlds has no option --seed; see main.py worlds --help."),
         ("collect maze", "Missing from main.py collect: --out PATH; see main.py collect --help."),
         ("play --headless", "Without a window nobody can end the game; give --frames N, or a tape by --actions FILE."),
@@ -153,7 +153,7 @@ def test_worlds_are_listed_with_what_is_wrong_with_them(monkeypatch: pytest.Monk
 
 
 def test_names_of_commands_and_options_stay() -> None:
-    assert list(COMMANDS) == ["play", "worlds", "parity", "convert", "bench", "response", "collect", "train"]
+    assert list(COMMANDS) == ["play", "worlds", "parity", "convert", "bench", "response", "evaluate", "collect", "train"]
     assert [field.name for field in fields(PlayConfig)] == [
         "world", "seed", "start", "headless", "frames", "actions", "record", "rollback", "scale", "fullscreen", "hud", "device",
         "dtype", "compile", "prompt", "prompts", "parts", "offload",

@@ -155,7 +155,7 @@ def test_the_newest_frames_are_on_the_screen(tmp_path: Path, monkeypatch: pytest
         until(lambda: len(world.asked) > 5)
         key(pygame.KEYDOWN, UP)
         until(lambda: any(green for _, green, _ in shown))
-        until(lambda: window._reaction.p50_p95_ms() is not None)
+        until(lambda: window.reaction.p50_p95_ms() is not None)
 
     monkeypatch.setattr(pygame.display, "flip", remember)
     play_in_window(world, story, tmp_path)

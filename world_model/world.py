@@ -206,7 +206,7 @@ class Stream:
         self.rolled_back = 0
 
     @torch.no_grad()
-    def tick(self, action: Any, *, rollback: int | None = None, late: bool = True) -> np.ndarray:
+    def tick(self, action: Any, *, rollback: int | None = None, late: bool = True, rolling: bool = True) -> np.ndarray:
         """Advance by one block under an action; return the frame it led to, uint8 [height, width, 3].
 
         In a batch, `action` is a sequence of actions and the result has a leading batch axis; with more than one frame per block, a frame axis
@@ -217,6 +217,7 @@ class Stream:
             rollback: by how many levels the window goes back first if this is not the last tick's action (of any stream of a batch); default: the
                 card's. `rolled_back` tells afterwards by how many it went.
             late: False binds the action to the block that enters alone, not to those in the window (for measurements).
+            rolling: False denoises one block at a time through all levels, frame by frame (for measurements).
 
         Raises:
             WorldError: there is no such action or rollback, or the world comes to numbers that are not finite.
@@ -230,7 +231,7 @@ class Stream:
         self.held = vectors
         block = None
         while block is None:
-            block = self.window.advance(held, late=late)
+            block = self.window.advance(held, append=rolling or not self.window.levels, late=late)
         frames = self._decode(block).cpu().numpy()
         if not bool(torch.isfinite(block).all()):
             raise WorldError("This world has come to numbers that are not finite; its weights are damaged.")

@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,26 @@ import torch
 from world_model.world import Stream, World
 
 
-def run(*, world: str = "maze", json: bool = False, seconds: float = 60.0, soak: int = 2000, device: str = "auto") -> int:
-    """Measure a world and print the figures, as one JSON object or as a table; return 0."""
+def run(
+    *,
+    world: str = "maze",
+    json: bool = False,
+    seconds: float = 60.0,
+    soak: int = 2000,
+    device: str = "auto",
+    key_to_photon: Callable[[World], dict[str, float]] | None = None,
+) -> int:
+    """Measure a world and print the figures, as one JSON object or as a table; return 0.
+
+    `key_to_photon` plays the world in the game's own window and returns its figures; the game is not this package's to import.
+    """
     loaded = World.load(world, device)
     figures: dict[str, Any] = {"world": loaded.card.name, "machine": machine(), "threads": torch.get_num_threads()}
     figures["dtype"], figures["device"] = str(loaded.dtype).removeprefix("torch."), str(loaded.device)
     figures["torch"], figures["python"] = torch.__version__, platform.python_version()
     figures |= paced(loaded, seconds)
+    if key_to_photon is not None:
+        figures["key_to_photon_ms"] = key_to_photon(loaded)
     figures |= soaked(loaded, soak)
     figures |= fused_against_two_passes(loaded)
     figures["first_frame_s"] = first_frame(world)
@@ -63,7 +77,7 @@ def paced(world: World, seconds: float) -> dict[str, Any]:
     stream, actions, period = world.stream(seed=1), player(world), 1 / world.card.fps
     for _ in range(5):
         stream.tick(next(actions))
-    times, late = [], 0
+    times, changes, late, held = [], [], 0, None
     began = time.perf_counter()
     frames = max(1, round(seconds * world.card.fps))
     for n in range(frames):
@@ -72,6 +86,8 @@ def paced(world: World, seconds: float) -> dict[str, Any]:
         stream.tick(action)
         after = time.perf_counter()
         times.append(1000 * (after - before))
+        changes.append(held is not None and action != held)
+        held = action
         late += after > began + (n + 1) * period
     p50, p95, p99 = np.percentile(times, [50, 95, 99]).round(2).tolist()
     return {
@@ -79,6 +95,10 @@ def paced(world: World, seconds: float) -> dict[str, Any]:
         "fps": round(frames / (time.perf_counter() - began), 3),
         "late_share": round(late / frames, 5),
         "real_time_factor": round(1000 * period / p95, 2),
+        "action_changes": int(np.sum(changes)),
+        "change_tick_ms": round(float(np.median(np.array(times)[changes])), 2) if any(changes) else None,
+        "held_tick_ms": round(float(np.median(np.array(times)[~np.array(changes)])), 2),
+        "rollback": world.card.rollback,
         "seconds": seconds,
     }
 
