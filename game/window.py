@@ -74,7 +74,7 @@ class Window:
         self._notice, self._notice_until_s = "", 0.0
         self._turn = 0
         self.reaction = KeyToPhoton()
-        self._open, self._dirty = True, False
+        self._open, self._ended, self._dirty = True, False, False
         self._failure: BaseException | None = None
         open_display(config.title, config.full_screen)
 
@@ -89,7 +89,10 @@ class Window:
                 self._mailbox.wait(PLAYING_POLL_S if playing else PAUSED_POLL_S)
                 for event in pygame.event.get():
                     self._handle(event)
+                ended = self._ended
                 self._fetch()
+                if ended and not self._next and not self._turn_reel():
+                    self._open = False
                 if self._dirty:
                     self._draw()
         finally:
@@ -105,7 +108,7 @@ class Window:
             self._game.run()
         except BaseException as error:  # nobody looks into this thread; the display loop raises it again
             self._failure = error
-        self._open = False
+        self._ended = True
 
     # What comes in.
 

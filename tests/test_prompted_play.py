@@ -75,6 +75,12 @@ def test_worlds_of_keys_refuse_words(capsys: pytest.CaptureFixture[str]) -> None
         assert capsys.readouterr().err == f"Doom maze obeys keys and not words, and has no use for {option[0]}.\n"
 
 
+def test_what_is_measured_with_keys_refuses_a_world_of_words(rf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("bench", "response"):
+        assert main.main([command, *(["--world"] if command == "bench" else []), str(rf), "--device", "cpu"]) == 2
+        assert "obeys no keys" in capsys.readouterr().err
+
+
 def test_prompts_that_cannot_be_read_are_refused(rf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "prompts.jsonl"
     bad = {
@@ -160,7 +166,7 @@ def test_the_window_shows_every_frame_of_a_block_and_takes_prompts(tmp_path: Pat
     window.run()
     person.join()
     assert world.heard[0] == "" and world.heard[-1] == "a dog"
-    assert shown == sorted(shown) and len(shown) > 25, "in order; a busy machine may drop some"
+    assert shown == sorted(shown) and shown[-1] == 44 and len(shown) > 25, "in order, to the last; a busy machine may drop some"
 
 
 def test_typing_a_prompt() -> None:

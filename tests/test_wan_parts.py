@@ -9,7 +9,9 @@ import pytest
 import torch
 from toy_published import SIZE, toy_world_file
 
+import main
 from world_model.card import WorldError
+from world_model.session import frame_digest
 from world_model.transformer import TransformerConfig
 from world_model.wan.decoder import CausalDecoder
 from world_model.wan.parts import load_parts
@@ -84,7 +86,7 @@ def test_prompts_are_embedded_to_a_fixed_length_with_zeros_after_the_end(folder:
     assert torch.equal(offloaded.encode("a train & in"), embedding)
 
 
-def test_a_world_with_parts_from_a_folder(folder: Path, tmp_path: Path) -> None:
+def test_a_world_with_parts_from_a_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = World.load(toy_world_file(tmp_path), "cpu", torch.float32, parts=folder)
     stream = world.stream(0)
     assert isinstance(stream, TextStream)
@@ -92,6 +94,9 @@ def test_a_world_with_parts_from_a_folder(folder: Path, tmp_path: Path) -> None:
     frames = [stream.tick([]) for _ in range(2)]
     assert [f.shape for f in frames] == [(9, 32, 48, 3), (12, 32, 48, 3)]
     assert np.concatenate(frames).std() > 1
+    asked = ["play", str(tmp_path / "toy.safetensors"), "--parts", str(folder), "--headless", "--frames", "21", "--prompt", "a train in the snow"]
+    assert main.main([*asked, "--dtype", "float32", "--offload"]) == 0
+    assert capsys.readouterr().out.endswith(f"last frame {frame_digest(frames[-1][-1])}\n")
 
 
 def test_parts_that_are_not_there_are_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

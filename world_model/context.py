@@ -56,6 +56,7 @@ class KeyValueCache:
         self.config = config
         self.k = torch.zeros(layers, batch, config.cache, tokens, heads, head_width, **options)
         self.v = torch.zeros_like(self.k)
+        self._indices: dict[tuple[int, ...], Tensor] = {}  # the ring has few states; a GPU need not wait for each anew in every layer
 
     def slot(self, block: int) -> int:
         """Return where a block is kept; keys need no order, so the ring is never shifted."""
@@ -69,8 +70,11 @@ class KeyValueCache:
 
     def read(self, layer: int, blocks: list[int]) -> tuple[Tensor, Tensor]:
         """Return keys and values [batch, tokens of all blocks, heads, head width] of the given blocks."""
-        slots = torch.tensor([self.slot(block) for block in blocks], device=self.k.device)
-        return self.k[layer].index_select(1, slots).flatten(1, 2), self.v[layer].index_select(1, slots).flatten(1, 2)
+        slots = tuple(self.slot(block) for block in blocks)
+        if slots not in self._indices:
+            self._indices[slots] = torch.tensor(slots, device=self.k.device)
+        index = self._indices[slots]
+        return self.k[layer].index_select(1, index).flatten(1, 2), self.v[layer].index_select(1, index).flatten(1, 2)
 
 
 class ContextAttention:
