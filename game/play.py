@@ -119,9 +119,10 @@ def play(config: PlayConfig) -> int:
 def _prompts(config: PlayConfig, card: "Card") -> tuple["Prompt", ...]:
     from world_model.prompts import Prompt, read_prompts
 
-    asked = [f"--{name}" for name in ("prompt", "prompts", "parts", "offload") if getattr(config, name)]
-    if asked and not card.parts:
-        raise ValueError(f"{card.title} obeys keys and not words, and has no use for {asked[0]}.")
+    obeys, useless = ("words and not keys", ["actions"]) if card.parts else ("keys and not words", ["prompt", "prompts", "parts", "offload"])
+    for name in useless:
+        if getattr(config, name):
+            raise ValueError(f"{card.title} obeys {obeys}, and has no use for --{name}.")
     return (*([Prompt(0, config.prompt)] if config.prompt else []), *(read_prompts(config.prompts) if config.prompts else []))
 
 

@@ -160,7 +160,7 @@ def test_names_of_commands_and_options_stay() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", ["--help", "play --help", "train --help", "worlds", "play atlantis", "play --sede"])
+@pytest.mark.parametrize("arguments", ["--help", "play --help", "train --help", "convert --help", "worlds", "play atlantis", "play --sede"])
 def test_help_lists_and_mistakes_import_neither_torch_nor_pygame(arguments: str) -> None:
     code = "import sys, main; main.main(sys.argv[1:]); print('torch' in sys.modules or 'pygame' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *arguments.split()], cwd=ROOT, capture_output=True, text=True, timeout=60)

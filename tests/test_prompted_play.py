@@ -69,7 +69,9 @@ def test_a_session_tells_every_tick_again(rf: Path, tmp_path: Path) -> None:
     assert [frame_digest(frame) for frame in frames] == session.digests()
 
 
-def test_worlds_of_keys_refuse_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_worlds_of_keys_refuse_words_and_worlds_of_words_keys(rf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["play", str(rf), "--headless", "--actions", "tape.jsonl"]) == 2
+    assert capsys.readouterr().err == "Rolling Forcing obeys words and not keys, and has no use for --actions.\n"
     for option in (["--prompt", "x"], ["--prompts", "x.jsonl"], ["--parts", "x"], ["--offload"]):
         assert main.main(["play", "maze", "--headless", "--frames", "1", *option]) == 2
         assert capsys.readouterr().err == f"Doom maze obeys keys and not words, and has no use for {option[0]}.\n"
