@@ -86,6 +86,10 @@ class Bench:
     """How many ticks to play as fast as possible, watching the memory."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda."""
+    out: Path | None = None
+    """File for the figures as JSON."""
+    against: Path | None = None
+    """Such a file of an earlier run, to compare with."""
 
     def run(self) -> int:
         """Measure and print."""
