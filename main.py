@@ -53,7 +53,7 @@ class Worlds:
             if isinstance(card, WorldError):
                 print(f"{path.stem:<16}cannot be played: {card}")
             else:
-                actions = ", ".join(action.name for action in card.actions)
+                actions = ", ".join(action.name for action in card.actions) or "prompts"
                 print(f"{card.name:<16}{card.title}; {card.width}x{card.height} at {card.fps:g} fps; {actions}")
         return 0
 
@@ -119,6 +119,32 @@ class Response:
         from world_model.evaluation.response import run
 
         return run(**asdict(self))
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Make a world file of a published checkpoint (Rolling Forcing 1.3B)."""
+
+    file: Positional[Path]
+    """The checkpoint, rolling_forcing_dmd.pt; only tensors are read, no code in it is run."""
+    out: Path
+    """The world file to write."""
+    width: int = 832
+    """Width of the world's frames, a multiple of 16 pixels."""
+    height: int = 480
+    """Height of the world's frames, a multiple of 16 pixels."""
+    heads: int | None = None
+    """Attention heads, if they are not 128 wide."""
+    text_len: int = 512
+    """Tokens of a prompt."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """How to keep the weights."""
+
+    def run(self) -> int:
+        """Convert."""
+        from world_model.wan.convert import convert
+
+        return convert(**asdict(self))
 
 
 @dataclass(frozen=True)
@@ -201,8 +227,8 @@ class Train:
         return run(**asdict(self))
 
 
-Command = Play | Worlds | Parity | Bench | Response | Evaluate | Collect | Train
-COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (Play, Worlds, Parity, Bench, Response, Evaluate, Collect, Train)}
+Command = Play | Worlds | Parity | Convert | Bench | Response | Evaluate | Collect | Train
+COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (Play, Worlds, Parity, Convert, Bench, Response, Evaluate, Collect, Train)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,6 +25,7 @@ COMMANDS = (
     Command("restart", ("r",), "Restart"),
     Command("new_seed", ("f2",), "New seed, next start"),
     Command("rollback", ("b",), "Rollback depth"),
+    Command("type_prompt", ("return",), "Type a prompt"),
     Command("help_page", ("f1", "h"), "Help"),
     Command("figures", ("f3",), "Figures on or off"),
     Command("scaling", ("f4",), "Sharp or smooth pixels"),

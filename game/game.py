@@ -9,7 +9,7 @@ world is still loading; a paused game sleeps until one of them comes.
 import enum
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,11 +21,14 @@ from game.mailbox import Picture
 from game.meters import Speedometer
 from game.pacing import Clock, Pace
 from game.recorder import Recorder, next_folder, session_header
+from world_model.prompts import Prompt
 from world_model.session import SessionError
 
 
 class Stream(Protocol):
     """A running world, as `World.stream` returns it."""
+
+    prompt: str  # of a text world
 
     @property
     def screen(self) -> np.ndarray: ...
@@ -57,10 +60,11 @@ class GameConfig:
 
     seed: int = 0
     start: int = 0
-    frames: int | None = None  # end after so many ticks
+    frames: int | None = None  # end after so many frames
     paced: bool = True  # at the world's own fps; otherwise as fast as it can
     record: Path | None = None  # write a session into this folder
     rollback: int | None = None  # by how many levels when the actions change; None: as the card says
+    prompts: tuple[Prompt, ...] = ()  # what a text world is told, and when
 
 
 class _Next(enum.Enum):
@@ -97,6 +101,8 @@ class Game:
         self._pace: Pace | None = None  # None while time stands still: there is no deadline to keep then
         self._recorder: Recorder | None = None
         self.rollback = 0  # as wanted; the budget may choose less
+        self.prompt = ""  # what a text world is told from the next tick on
+        self._to_say: list[Prompt] = []
 
     @property
     def paused(self) -> bool:
@@ -136,6 +142,10 @@ class Game:
         if self.world:
             self.rollback = (self.rollback + 1) % (self.world.card.max_rollback + 1)
 
+    def say(self, prompt: str) -> None:
+        """Tell a text world something else from the next tick on."""
+        self.prompt = prompt
+
     def stop(self) -> None:
         """End `run` after the tick that is being made."""
         with self._told:
@@ -171,7 +181,7 @@ class Game:
         stream = world.stream(seed=seed, start=start)
         if record:
             self._recorder = Recorder(record, session_header(world, seed, start), self._screen.tell)
-        self._pace = None
+        self._pace, self._to_say = None, list(self._config.prompts)
         self._screen.show(Picture(stream.screen))
         return stream
 
@@ -191,7 +201,7 @@ class Game:
         period_s = 1 / world.card.fps if self._config.paced else 0.0
         budget = RollbackBudget(world.card.max_rollback + 1, period_s)
         number = played = 0
-        while played != self._config.frames:
+        while self._config.frames is None or played < self._config.frames:
             what = self._wait()
             if what is _Next.STOP:
                 break
@@ -203,21 +213,33 @@ class Game:
                 break
             started_s = clock.now_s()
             first, pace = self._pace is None, self._pace or Pace(period_s, started_s)
-            self._pace = pace.started(started_s)
             if first:
                 speedometer.reset()
             wanted = self.rollback
-            allowed = budget.choose(wanted)
+            allowed = wanted if self._tell(world, stream, number) else budget.choose(wanted)
             frame = stream.tick(held.actions, rollback=allowed)
+            block = frame if frame.ndim == 4 else frame[None]
+            self._pace = replace(pace, period_s=len(block) * period_s).started(started_s)  # a block is shown in the world's own time
             done_s, rolled_back = clock.now_s(), stream.rolled_back
             if number:  # the first tick fills the window
                 budget.learn(rolled_back, done_s - started_s)
-            speed = speedometer.tick(started_s, done_s, self._pace.late)
-            number, played = number + 1, played + 1
+            speed = speedometer.tick(started_s, done_s, self._pace.late, len(block))
+            number, played = number + len(block), played + len(block)
             # A key pressed while time stood still waited for the player, not for the engine.
-            self._screen.show(Picture(frame, number, held.actions, None if first else held.input_s, speed, wanted, allowed))
+            reel = block if len(block) > 1 else None
+            self._screen.show(Picture(block[-1], number, held.actions, None if first else held.input_s, speed, wanted, allowed, reel))
             if self._recorder:
-                self._recorder.append(frame, held.actions, rolled_back)
+                for place, frame in enumerate(block):
+                    self._recorder.append(frame, held.actions, 0 if place else rolled_back, stream.prompt if world.card.parts else "")
+
+    def _tell(self, world: World, stream: Stream, number: int) -> bool:
+        """Tell a text world the prompt that counts after `number` frames; return whether it is another one. Its window obeys at once, late or not."""
+        while self._to_say and self._to_say[0].frame <= number:
+            self.prompt = self._to_say.pop(0).prompt
+        if not world.card.parts or stream.prompt == self.prompt:
+            return False
+        stream.prompt = self.prompt
+        return True
 
     def _wait(self) -> _Next:
         """Wait until the next tick is due or something else is to be done."""

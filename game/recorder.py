@@ -37,7 +37,7 @@ class Recorder:
     def __init__(self, directory: Path, header: dict[str, Any], tell: Callable[[str], None]) -> None:
         self._writer = SessionWriter(directory, header)
         self._tell = tell
-        self._queue: queue.Queue[tuple[np.ndarray, tuple[str, ...], int] | None] = queue.Queue(QUEUE_FRAMES)
+        self._queue: queue.Queue[tuple[np.ndarray, tuple[str, ...], int, str] | None] = queue.Queue(QUEUE_FRAMES)
         self._failed = False
         self._worker = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._worker.start()
@@ -47,9 +47,9 @@ class Recorder:
         """Whether everything so far has reached the disk or is on its way."""
         return not self._failed
 
-    def append(self, frame: np.ndarray, actions: tuple[str, ...], rollback: int) -> None:
+    def append(self, frame: np.ndarray, actions: tuple[str, ...], rollback: int, prompt: str = "") -> None:
         """Hand over one frame and what led to it; waits only if the worker is far behind."""
-        self._queue.put((frame, actions, rollback))
+        self._queue.put((frame, actions, rollback, prompt))
 
     def close(self) -> None:
         """Write what was handed over and finish the files."""

@@ -1,5 +1,6 @@
 """The window: what the player sees, and the game played in one on SDL's dummy display under the real clock."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -116,7 +117,8 @@ def play_in_window(world: ToyWorld, story: Callable[[Window], None], folder: Pat
             story(window)
         except BaseException as error:
             failures.append(error)
-        pygame.event.post(pygame.Event(pygame.QUIT))
+        with contextlib.suppress(pygame.error):  # the window may have closed already
+            pygame.event.post(pygame.Event(pygame.QUIT))
 
     person = threading.Thread(target=act)
     person.start()

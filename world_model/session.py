@@ -6,9 +6,10 @@ A session is a folder of append-only files, so a process that dies leaves everyt
 - ``tape.jsonl``    one line per frame: the list of actions that led to that frame, or ``{"actions": [...], "rollback": n}`` if the window went back for it
 - ``video.mp4``     H.264 in fragments of one second
 - ``digests.txt``   one BLAKE2b digest per frame, of the raw RGB bytes
+- ``prompts.jsonl`` only for text worlds: what they were told, and from which frame on (see `world_model.prompts`)
 - ``state.jsonl``   only for data collected from a real environment: the true state (position, heading) per frame
 
-Line n of every file belongs to frame n of the video.
+Line n of every other file belongs to frame n of the video.
 """
 
 import hashlib
@@ -23,6 +24,8 @@ import av
 import msgspec
 import numpy as np
 from msgspec import Meta
+
+from world_model.prompts import prompt_line
 
 FORMAT = 1
 MAX_HEADER_BYTES = 1 << 20
@@ -81,6 +84,8 @@ class SessionWriter:
             self._tape = self._open("tape.jsonl")
             self._digests = self._open("digests.txt")
             self._states: TextIO | None = None
+            self._prompts: TextIO | None = None
+            self._prompt = ""
             movflags = {"movflags": "+hybrid_fragmented", "flush_packets": "1"}
             self._container: av.container.OutputContainer | None = av.open(str(self.directory / "video.mp4"), "w", options=movflags)
         except (OSError, av.FFmpegError) as error:
@@ -97,11 +102,17 @@ class SessionWriter:
     def _open(self, name: str) -> TextIO:
         return open(self.directory / name, "x", buffering=1, encoding="utf-8")
 
-    def append(self, frame: np.ndarray, actions: Sequence[str], rollback: int = 0, *, state: Mapping[str, float] | None = None) -> None:
-        """Append one uint8 frame [height, width, 3], the actions that led to it and by how many levels the window was rolled back before."""
+    def append(
+        self, frame: np.ndarray, actions: Sequence[str], rollback: int = 0, prompt: str = "", *, state: Mapping[str, float] | None = None
+    ) -> None:
+        """Append one uint8 frame [height, width, 3], the actions and the prompt that led to it and by how many levels the window was rolled back before."""
         if self._container is None:
             raise SessionError(f"The recording in {self.directory} is finished; nothing can be added to it.")
         try:
+            if prompt != self._prompt:
+                self._prompts = self._prompts or self._open("prompts.jsonl")
+                self._prompts.write(prompt_line(self.num_frames, prompt))
+                self._prompt = prompt
             for packet in self._video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")):
                 self._container.mux(packet)
             self._digests.write(frame_digest(frame) + "\n")
@@ -125,7 +136,7 @@ class SessionWriter:
         except (OSError, av.FFmpegError) as error:
             raise SessionError(f"Recording into {self.directory} could not be finished: {error.strerror or error}.") from error
         finally:
-            for file in (self._tape, self._digests, self._states):
+            for file in (self._tape, self._digests, self._states, self._prompts):
                 if file is not None:
                     file.close()
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from world_model.card import WorldError
 from world_model.world import Stream, World
 
 
@@ -38,6 +39,8 @@ def run(
     """
     earlier = read_figures(against) if against else None
     loaded = World.load(world, device)
+    if not loaded.card.actions:
+        raise WorldError(f"{loaded.card.title} obeys no keys; there is nothing to measure here.")
     figures: dict[str, Any] = {"world": loaded.card.name, "machine": machine(), "threads": torch.get_num_threads()}
     figures["dtype"], figures["device"] = str(loaded.dtype).removeprefix("torch."), str(loaded.device)
     figures["torch"], figures["python"] = torch.__version__, platform.python_version()
