@@ -66,7 +66,7 @@ class Worlds:
             if isinstance(card, WorldError):
                 print(f"{path.stem:<16}cannot be played: {card}")
             else:
-                actions = ", ".join(action.name for action in card.actions)
+                actions = ", ".join(action.name for action in card.actions) or "prompts"
                 print(f"{card.name:<16}{card.title}; {card.width}x{card.height} at {card.fps:g} fps; {actions}")
         return 0
 
@@ -99,12 +99,17 @@ class Bench:
     """How many ticks to play as fast as possible, watching the memory."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda."""
+    out: Path | None = None
+    """File for the figures as JSON."""
+    against: Path | None = None
+    """Such a file of an earlier run, to compare with."""
 
     def run(self) -> int:
         """Measure and print."""
+        from game import reaction
         from world_model.evaluation.bench import run
 
-        return run(**asdict(self))
+        return run(**asdict(self), key_to_photon=reaction.measure)
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,62 @@ class Response:
     def run(self) -> int:
         """Measure and print."""
         from world_model.evaluation.response import run
+
+        return run(**asdict(self))
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Make a world file of a published checkpoint (Rolling Forcing 1.3B)."""
+
+    file: Positional[Path]
+    """The checkpoint, rolling_forcing_dmd.pt; only tensors are read, no code in it is run."""
+    out: Path
+    """The world file to write."""
+    width: int = 832
+    """Width of the world's frames, a multiple of 16 pixels."""
+    height: int = 480
+    """Height of the world's frames, a multiple of 16 pixels."""
+    heads: int | None = None
+    """Attention heads, if they are not 128 wide."""
+    text_len: int = 512
+    """Tokens of a prompt."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """How to keep the weights."""
+
+    def run(self) -> int:
+        """Convert."""
+        from world_model.wan.convert import convert
+
+        return convert(**asdict(self))
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure everything about a world: drift, whether it obeys, fidelity, speed."""
+
+    world: Positional[str] = "maze"
+    """Name of a world, or path of a world file."""
+    against: tuple[str, ...] = ()
+    """Other worlds to play beside it."""
+    minutes: float = 5.0
+    """How long each rollout is."""
+    seeds: int = 8
+    """How many rollouts."""
+    trials: int = 32
+    """How many changes of mind and comparisons with the real game."""
+    judge: Path | None = None
+    """The network that reads actions off frames, if not the one that ships."""
+    out: Path | None = None
+    """Folder for the report, plots and contact sheets."""
+    json: bool = False
+    """Print one JSON object."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda."""
+
+    def run(self) -> int:
+        """Measure and print."""
+        from world_model.evaluation.evaluate import run
 
         return run(**asdict(self))
 
@@ -157,7 +218,7 @@ class Train:
 
     world: Positional[Literal["maze"]]
     """The world."""
-    stage: Literal["autoencoder", "student", "all"] = "all"
+    stage: Literal["autoencoder", "student", "distill", "judge", "all"] = "all"
     """Which part to train."""
     data: Path = Path("runs/maze/data")
     """Folder of sessions."""
@@ -201,8 +262,9 @@ class Export:
         return 0
 
 
-Command = Play | Replay | Worlds | Parity | Bench | Response | Collect | Train | Export
-COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (Play, Replay, Worlds, Parity, Bench, Response, Collect, Train, Export)}
+Command = Play | Replay | Worlds | Parity | Convert | Bench | Response | Evaluate | Collect | Train | Export
+KINDS = (Play, Replay, Worlds, Parity, Convert, Bench, Response, Evaluate, Collect, Train, Export)
+COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in KINDS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

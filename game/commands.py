@@ -34,6 +34,7 @@ COMMANDS = (
     Command("restart", ("r",), "Restart"),
     Command("new_seed", ("f2",), "New seed, next start"),
     Command("rollback", ("b",), "Rollback depth"),
+    Command("type_prompt", ("return",), "Type a prompt"),
     Command("record", ("f8",), "Record, or stop it"),
     Command("clip", ("f7",), "Save the last 30 seconds"),
     Command("save", ("f5",), "Save in the slot"),

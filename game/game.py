@@ -11,9 +11,11 @@ import enum
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from controls.keyboard import Player
 from game.budget import RollbackBudget
@@ -26,8 +28,10 @@ from game.recorder import Recorded
 from game.recordings import Beginning, Recordings
 from game.slots import Slots
 from game.stage import Screen, Stream, World
+from world_model.prompts import Prompt
 
 CLIP_S = 30
+NO_STATES = "In a world of words a session begins at its start: restart while you record"
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,11 @@ class GameConfig:
 
     seed: int = 0
     start: int = 0
-    frames: int | None = None  # end after so many ticks
+    frames: int | None = None  # end after so many frames
     paced: bool = True  # at the world's own fps; otherwise as fast as it can
     record: Path | None = None  # write a session into this folder
     rollback: int | None = None  # by how many levels when the actions change; None: as the card says
+    prompts: tuple[Prompt, ...] = ()  # what a text world is told, and when
     own_folder: Path = Path()  # for recordings without a folder of their own, and for save slots
     history_bytes: int = MAX_BYTES
 
@@ -100,6 +105,8 @@ class Game:
         self._recordings: Recordings | None = None  # once the world is loaded
         self.slots = Slots(config.own_folder / "slots", screen.tell)
         self.rollback = 0  # as wanted; the budget may choose less
+        self.prompt = ""  # what a text world is told from the next tick on
+        self._to_say: list[Prompt] = []
 
     @property
     def card(self) -> Any:
@@ -146,7 +153,7 @@ class Game:
         with self._told:
             if on and not self._rewinding:
                 self._went_back = 0
-                self._rewinding = self.world is not None
+                self._rewinding = self.world is not None and not self.world.card.parts
             elif not on and self._rewinding:
                 self._rewinding = False
                 self._orders.append(self._land)
@@ -172,6 +179,10 @@ class Game:
         """Roll back one level deeper from now on, and after the deepest not at all."""
         if self.world:
             self.rollback = (self.rollback + 1) % (self.world.card.max_rollback + 1)
+
+    def say(self, prompt: str) -> None:
+        """Tell a text world something else from the next tick on."""
+        self.prompt = prompt
 
     def stop(self) -> None:
         """End `run` after the tick that is being made."""
@@ -213,7 +224,7 @@ class Game:
         period_s = 1 / world.card.fps if self._config.paced else 0.0
         budget = RollbackBudget(world.card.max_rollback + 1, period_s)
         played = 0
-        while played != self._config.frames:
+        while self._config.frames is None or played < self._config.frames:
             what = self._wait()
             if what is _Next.STOP:
                 break
@@ -225,27 +236,42 @@ class Game:
                 break
             started_s = clock.now_s()
             first, pace = self._pace is None, self._pace or Pace(period_s, started_s)
-            self._pace = pace.started(started_s)
             if held is None:
+                self._pace = replace(pace, period_s=period_s).started(started_s)
                 self._go_back()
                 continue
             if first:
                 speedometer.reset()
-            wanted = self.rollback
-            allowed = budget.choose(wanted)
-            stream, filled = self._stream, self._stream.frame > 0
-            frame = stream.tick(held.actions, rollback=allowed)
+            wanted, stream, number = self.rollback, self._stream, self._history.newest.number
+            allowed = wanted if self._tell(world, stream, number) else budget.choose(wanted)
+            block = _block(stream.tick(held.actions, rollback=allowed))
+            self._pace = replace(pace, period_s=len(block) * period_s).started(started_s)  # a block is shown in the world's own time
             done_s = clock.now_s()
-            if filled:  # the first tick fills the window
+            if number:  # the first tick fills the window
                 budget.learn(stream.rolled_back, done_s - started_s)
-            speed = speedometer.tick(started_s, done_s, self._pace.late)
-            played += 1
-            moment = Moment(frame, stream.frame, done_s, None, held.actions, stream.rolled_back, held.input_s)
+            speed = speedometer.tick(started_s, done_s, self._pace.late, len(block))
+            played += len(block)
+            prompt = stream.prompt if world.card.parts else ""
+            moment = Moment(block, number + len(block), done_s, None, held.actions, stream.rolled_back, prompt, held.input_s)
             # A key pressed while time stood still waited for the player, not for the engine.
-            self._screen.show(Picture(frame, stream.frame, held.actions, None if first else held.input_s, speed, wanted, allowed, moment))
-            moment.saved = stream.snapshot()
+            input_s, reel = None if first else held.input_s, block if len(block) > 1 else None
+            self._screen.show(Picture(block[-1], moment.number, held.actions, input_s, speed, wanted, allowed, reel, moment))
+            moment.saved = self._snapshot(world)
             self._history.add(moment)
             recordings.append(moment)
+
+    def _tell(self, world: World, stream: Stream, number: int) -> bool:
+        """Tell a text world the prompt that counts after `number` frames; return whether it is another one. Its window obeys at once, late or not."""
+        while self._to_say and self._to_say[0].frame <= number:
+            self.prompt = self._to_say.pop(0).prompt
+        if not world.card.parts or stream.prompt == self.prompt:
+            return False
+        stream.prompt = self.prompt
+        return True
+
+    def _snapshot(self, world: World) -> dict[str, Any] | None:
+        """Return the state of the stream; None in a text world, where it takes gigabytes."""
+        return None if world.card.parts else self._stream.snapshot()
 
     def _wait(self) -> _Next:
         """Wait until the next tick is due or something else is to be done."""
@@ -281,11 +307,13 @@ class Game:
         if saved:
             stream.restore(saved)
             self.seed = stream.seed
+        block = _block(stream.screen)
+        number = stream.frame * len(block)
         self._history.clear()
-        self._history.add(Moment(stream.screen, stream.frame, self._clock.now_s(), stream.snapshot()))
+        self._history.add(Moment(block, number, self._clock.now_s(), self._snapshot(world)))
         self._origin = None if saved else self._history.newest
-        self._pace = None
-        self._screen.show(Picture(stream.screen, stream.frame))
+        self._pace, self._to_say = None, list(self._config.prompts)
+        self._screen.show(Picture(block[-1], number))
 
     def _begin_again(self, world: World, recordings: Recordings) -> None:
         self._begin(world)
@@ -315,18 +343,26 @@ class Game:
     def _record(self, world: World, recordings: Recordings) -> None:
         if recordings.recorded:
             recordings.finish(world.card.fps)
-        else:
+        elif self._history.newest.saved or self._history.newest is self._origin:
             recordings.begin(self._beginning())
+        else:
+            self._screen.tell(NO_STATES)
 
     def _clip(self, world: World, recordings: Recordings) -> None:
-        first, *moments = self._history.last(round(CLIP_S * world.card.fps) + 1)
-        if moments:
+        first, *moments = self._history.last(round(CLIP_S * world.card.fps / len(self._history.newest.block)) + 1)
+        if moments and (first.saved or first is self._origin):
             recordings.clip(self._beginning(first), moments, world.card.fps)
 
     def _save(self, world: World, recordings: Recordings) -> None:
-        self.slots.save(world, self._stream, self._history.newest.saved)
+        if saved := self._history.newest.saved:
+            self.slots.save(world, self._stream, saved)
 
     def _load(self, world: World, recordings: Recordings) -> None:
         if saved := self.slots.load(world, self._stream):
             self._begin(world, saved)
             recordings.go_on(self._beginning(), branched=False)
+
+
+def _block(frames: np.ndarray) -> np.ndarray:
+    """Return what a tick made as uint8 [frames, height, width, 3]."""
+    return frames if frames.ndim == 4 else frames[None]

@@ -1,9 +1,9 @@
 """The last moments of play, kept in memory so that the player can go back to any of them, or save them after the fact.
 
-A moment is a frame, what led to it and the state of the stream after it. States share what did not change between them, so a moment of the maze costs
-about 0.35 MB and not the 2.7 MB of a whole state. The memory is bounded: past `MAX_BYTES` (256 MB: 40 seconds of the maze, more than the 30 of an
-instant clip) the oldest moments are forgotten. What the oldest still shares with younger ones is counted once, with the oldest: the true need may be
-higher by one whole state.
+A moment is what one tick made, what led to it and the state of the stream after it. States share what did not change between them, so a moment of
+the maze costs about 0.35 MB and not the 2.7 MB of a whole state. The memory is bounded: past `MAX_BYTES` (256 MB: 44 seconds of the maze, more than
+the 30 of an instant clip) the oldest moments are forgotten. What the oldest still shares with younger ones is counted once, with the oldest: the true
+need may be higher by one whole state.
 """
 
 from collections import deque
@@ -17,16 +17,22 @@ MAX_BYTES = 256 << 20
 
 @dataclass(slots=True)
 class Moment:
-    """One frame of play; times in seconds of the game's clock."""
+    """One tick of play; times in seconds of the game's clock."""
 
-    frame: np.ndarray  # uint8 [height, width, 3]
-    number: int  # ticks since the stream began
+    block: np.ndarray  # uint8 [frames, height, width, 3]
+    number: int  # of its last frame, since the stream began
     made_s: float
-    saved: Any  # what `restore` of the stream takes
+    saved: Any  # what `restore` of the stream takes; None in worlds whose states are too large to be kept
     actions: tuple[str, ...] = ()
     rollback: int = 0
+    prompt: str = ""
     input_s: float | None = None
-    flip_s: float | None = None  # set by the window when the frame is on the screen
+    flip_s: float | None = None  # set by the window when its first frame is on the screen
+
+    @property
+    def frame(self) -> np.ndarray:
+        """The last frame, uint8 [height, width, 3]."""
+        return self.block[-1]
 
 
 class History:
@@ -49,7 +55,7 @@ class History:
     def add(self, moment: Moment) -> None:
         """Remember a moment, and forget the oldest while they need too much memory."""
         before, self._known = self._known, set()
-        size = moment.frame.nbytes + weigh(moment.saved, before, self._known)
+        size = moment.block.nbytes + weigh(moment.saved, before, self._known)
         self._moments.append((moment, size))
         self.num_bytes += size
         while self.num_bytes > self.max_bytes and len(self._moments) > 1:

@@ -73,7 +73,8 @@ class Projector:
         self._progress = ""
         facts = session.facts
         actions = tuple(Command(name, facts.keys.get(name, ()), name.replace("_", " ").capitalize()) for name in facts.actions)
-        self.card: Any = SimpleNamespace(name=facts.world or "session", title=session.directory.name, description="", actions=actions, fps=facts.fps)
+        name, title = facts.world or "session", session.directory.name
+        self.card: Any = SimpleNamespace(name=name, title=title, description="", actions=actions, fps=facts.fps, parts=None)
 
     @property
     def paused(self) -> bool:
@@ -237,12 +238,15 @@ class Projector:
             self._wait_for("")
             self._screen.tell(self._refused)
             return None
+        if self._rerun.world.card.parts:
+            self._screen.tell("A world of words is played on from its start only")
+            return None
         with self._rerunning:
             for reached in self._rerun.approach(number):
                 self._wait_for(f"Getting there, frame {reached} of {number}")
                 if self._stopped:
                     return None
-            saved, digest = self._rerun.stream.snapshot(), frame_digest(self._rerun.stream.screen)
+            saved, digest = self._rerun.stream.snapshot(), frame_digest(self._rerun.screen)
         return self._play_on(self._rerun, Branch(saved, {"session": self._session.directory.name, "frame": number, "digest": digest}))
 
     def _wait_for(self, progress: str) -> None:

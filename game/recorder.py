@@ -97,7 +97,7 @@ class Recorder:
         assert self._writer, "nothing is written after a failure"
         write(self._writer, moment, self._began)
         self.recorded = Recorded(self._writer.num_frames, self.recorded.num_bytes)
-        if self._writer.num_frames % MEASURED_FRAMES == 1:
+        if self._writer.num_frames % MEASURED_FRAMES < len(moment.block):
             self._measure()
 
     def _measure(self) -> None:
@@ -116,9 +116,12 @@ class Recorder:
 
 
 def write(writer: SessionWriter, moment: Moment, began: Moment) -> None:
-    """Append a moment to a session that began with another."""
+    """Append the frames of a moment to a session that began with another; what happened once for all of them stands with the first."""
     input_s, flip_s = (None if time is None else round(time - began.made_s, 4) for time in (moment.input_s, moment.flip_s))
-    writer.append(moment.frame, moment.actions, moment.rollback, input_s, flip_s)
+    once = (moment.rollback, moment.prompt, input_s, flip_s)
+    for frame in moment.block:
+        writer.append(frame, moment.actions, *once)
+        once = (0, moment.prompt, None, None)
 
 
 def session_header(world: Any, seed: int, start: int, rollback: int, parent: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -131,6 +134,7 @@ def session_header(world: Any, seed: int, start: int, rollback: int, parent: Map
         "seed": seed,
         "start": start,
         "rollback": rollback,
+        **({"dtype": str(world.dtype).removeprefix("torch.")} if hasattr(world, "dtype") else {}),
         **({"parent": parent} if parent else {}),
         "fps": card.fps,
         "width": card.width,

@@ -93,7 +93,7 @@ class Recordings:
             with beginning.open(next_folder(self._folder.with_name(self._folder.name + "-clip"))) as writer:
                 for moment in moments:
                     write(writer, moment, beginning.moment)
-            return f"Saved the last {len(moments) / fps:.0f} s in {writer.directory}"
+            return f"Saved the last {writer.num_frames / fps:.0f} s in {writer.directory}"
 
         self._beside.do(save)
 

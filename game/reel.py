@@ -1,6 +1,7 @@
 """The pictures of a session: as recorded, as made again, or both side by side. Any frame at any time; frames are numbered from 1."""
 
 import math
+from collections import deque
 from collections.abc import Iterator
 
 import av
@@ -57,7 +58,7 @@ class Film:
 class Rerun:
     """The frames of a session made again from its header and tape.
 
-    To go back it keeps up to 64 states along the way, as many as fit into 256 MB, and starts from the nearest.
+    To go back it keeps up to 64 states along the way, as many as fit into 256 MB but at least the first, and starts from the nearest.
 
     Args:
         world: where; the one that the session was recorded in, or another.
@@ -71,6 +72,9 @@ class Rerun:
     def __init__(self, world: World, session: Session, ticks: list[Tick]) -> None:
         self.world, self.number = world, 0
         self._ticks, self._deepest = ticks, world.card.max_rollback
+        self._prompts = session.prompts()
+        if not world.card.parts and self._prompts:
+            raise SessionError(f"The world {world.card.name} obeys keys, but the session {session.directory} was played with words.")
         known = {action.name for action in world.card.actions}
         for name in sorted({name for tick in ticks for name in tick.actions} - known):
             raise SessionError(f"The world {world.card.name} has no action {name!r}, which the tape of {session.directory} uses.")
@@ -84,6 +88,8 @@ class Rerun:
             from world_model.state import load_screen
 
             self.stream = world.stream(seed=seed, start=load_screen(path))
+        self.screen = self.stream.screen
+        self._block: deque[np.ndarray] = deque()  # of the frames made by the last tick, those still to come
         first = self.stream.snapshot()
         kept = max(1, min(KEPT_STATES, MAX_BYTES // max(1, weigh(first, set(), set()))))
         self._spacing = max(1, math.ceil(len(ticks) / kept))
@@ -94,28 +100,36 @@ class Rerun:
 
     def advance(self) -> np.ndarray:
         """Make the next frame, uint8 [height, width, 3]."""
-        tick = self._ticks[self.number]
-        frame = self.stream.tick(tick.actions, rollback=min(tick.rollback, self._deepest))
+        if not self._block:
+            tick = self._ticks[self.number]
+            for prompt in self._prompts:
+                if prompt.frame <= self.number:
+                    self.stream.prompt = prompt.prompt
+            frames = self.stream.tick(tick.actions, rollback=min(tick.rollback, self._deepest))
+            self._block.extend(frames if frames.ndim == 4 else [frames])
+        self.screen = self._block.popleft()
         self.number += 1
-        if self.number % self._spacing == 0 and self.number not in self._kept:
+        if not self._block and self.number >= max(self._kept) + self._spacing:
             self._kept[self.number] = self.stream.snapshot()
-        return frame
+        return self.screen
 
     def approach(self, number: int) -> Iterator[int]:
         """Go to a frame, yielding every number on the way."""
         nearest = max(kept for kept in self._kept if kept <= number)
         if not nearest <= self.number <= number:
             self.stream.restore(self._kept[nearest])
-            self.number = nearest
+            self._block.clear()
+            screen = self.stream.screen
+            self.screen, self.number = screen[-1] if screen.ndim == 4 else screen, nearest
         while self.number < number:
             self.advance()
             yield self.number
 
     def frame(self, number: int) -> np.ndarray:
-        """Return frame `number`, uint8 [height, width, 3], with the stream standing right after it."""
+        """Return frame `number`, uint8 [height, width, 3], with the stream standing right after it (or after its block)."""
         for _ in self.approach(number):
             pass
-        return self.stream.screen
+        return self.screen
 
 
 class Reel:

@@ -7,7 +7,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from game.game import Branch, Game
@@ -33,6 +33,10 @@ class ReplayConfig:
     """Write what the replay shows into this GIF."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """In which numbers; auto takes those of the recording."""
+    parts: str | None = None
+    """Folder, or name in the Hugging Face cache, of a text world's text encoder and video autoencoder, if not what its card names."""
 
 
 def replay(directory: Path, config: ReplayConfig) -> int:
@@ -111,5 +115,6 @@ def _rerun(session: "Session", ticks: "list[Tick]", config: ReplayConfig) -> "Re
                 f"The session {session.directory} was recorded in the world {facts.world} with SHA-256 {facts.world_sha256[:12]}..., "
                 f"but {path} has {found[:12]}...; give a world by --world."
             )
-    _, load = play.enter(config.world or facts.world or "", config.device)
+    dtype = config.dtype if config.dtype != "auto" else facts.dtype or "auto"
+    _, load = play.enter(config.world or facts.world or "", config.device, dtype, parts=config.parts)
     return Rerun(load(), session, ticks)

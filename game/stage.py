@@ -12,6 +12,8 @@ from game.mailbox import Picture
 class Stream(Protocol):
     """A running world, as `World.stream` returns it."""
 
+    prompt: str  # of a text world
+
     @property
     def screen(self) -> np.ndarray: ...
     @property

@@ -43,7 +43,7 @@ def paragraph(words: str, px: int, width: int, colour: theme.Colour = theme.INK)
 def row(pictures: Sequence[pygame.Surface], gap: int, align: Align = "middle") -> pygame.Surface:
     """Pictures side by side."""
     height = max((picture.get_height() for picture in pictures), default=0)
-    whole = _clear(sum(picture.get_width() + gap for picture in pictures) - gap, height)
+    whole = _clear(max(0, sum(picture.get_width() + gap for picture in pictures) - gap), height)
     x = 0
     for picture in pictures:
         whole.blit(picture, (x, (height - picture.get_height()) // 2 if align == "middle" else 0))
@@ -54,7 +54,7 @@ def row(pictures: Sequence[pygame.Surface], gap: int, align: Align = "middle") -
 def column(pictures: Sequence[pygame.Surface], gap: int, align: Align = "start") -> pygame.Surface:
     """Pictures below one another."""
     width = max((picture.get_width() for picture in pictures), default=0)
-    whole = _clear(width, sum(picture.get_height() + gap for picture in pictures) - gap)
+    whole = _clear(width, max(0, sum(picture.get_height() + gap for picture in pictures) - gap))
     y = 0
     for picture in pictures:
         whole.blit(picture, ((width - picture.get_width()) // 2 if align == "middle" else 0, y))

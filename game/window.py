@@ -8,7 +8,7 @@ While the game is paused nothing is urgent, and the loop sleeps nearly all of th
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from game.mailbox import Mailbox, Picture
 from game.meters import KeyToPhoton
 from game.pacing import Clock
 from game.projector import Projector
+from game.prompt_line import PromptLine
 from game.view import placed, save_screenshot, scaled
 
 NOTICE_S = 5.0
@@ -67,11 +68,14 @@ class Window:
         self._game: Any = new_game(self._mailbox)
         self._commands = bindings(self._game.commands)
         self._picture: Picture | None = None
+        self._next: Picture | None = None  # waits for the reel of the one before
+        self._shown_s, self._place = 0.0, -1  # since when the reel is shown, and its frame on the screen
+        self._prompt = PromptLine()
         self._unseen_input_s: float | None = None
         self._notice, self._notice_until_s = "", 0.0
         self._turn = 0
-        self._reaction = KeyToPhoton()
-        self._open, self._dirty = True, False
+        self.reaction = KeyToPhoton()
+        self._open, self._ended, self._dirty = True, False, False
         self._failure: BaseException | None = None
         open_display(config.title, config.full_screen)
 
@@ -86,7 +90,10 @@ class Window:
                 self._mailbox.wait(PLAYING_POLL_S if playing else PAUSED_POLL_S)
                 for event in pygame.event.get():
                     self._handle(event)
+                ended = self._ended
                 self._fetch()
+                if ended and not self._next and not self._turn_reel():
+                    self._open = False
                 if self._dirty:
                     self._draw()
         finally:
@@ -106,12 +113,17 @@ class Window:
                     break
         except BaseException as error:  # nobody looks into this thread; the display loop raises it again
             self._failure = error
-        self._open = False
+        self._ended = True
 
     # What comes in.
 
     def _handle(self, event: pygame.Event) -> None:
-        if event.type == pygame.KEYDOWN:
+        if self._prompt.typed is not None and event.type in (pygame.KEYDOWN, pygame.TEXTINPUT):
+            prompt = self._prompt.handle(event)
+            if prompt:
+                self._game.say(prompt)
+            self._dirty = True
+        elif event.type == pygame.KEYDOWN:
             self._keyboard.press(event.scancode, self._clock.now_s())
             command = self._commands.get(event.scancode)
             # With Alt or the system key held, a key belongs to the desktop (Alt+F4).
@@ -132,8 +144,12 @@ class Window:
 
     def _fetch(self) -> None:
         picture, sentences = self._mailbox.fetch()
-        if picture:
-            self._picture, self._unseen_input_s, self._dirty = picture, picture.input_s, True
+        self._next = picture or self._next
+        if not self._turn_reel() and self._next:
+            self._picture, self._next = self._next, None
+            self._shown_s, self._place = self._clock.now_s(), -1
+            self._unseen_input_s, self._dirty = self._picture.input_s, True
+            self._turn_reel()
         if sentences:
             self._say(" ".join(sentences))
         elif self._notice and self._clock.now_s() >= self._notice_until_s:
@@ -141,6 +157,16 @@ class Window:
         turn = int(self._clock.now_s() / LOADING_TURN_S)
         if not self._picture and turn != self._turn:
             self._turn, self._dirty = turn, True
+
+    def _turn_reel(self) -> bool:
+        """Show the frame of the block on the screen whose time it is; return whether there are more to come."""
+        picture, card = self._picture, self._game.card
+        if not picture or not card or picture.reel is None:
+            return False
+        place = int((self._clock.now_s() - self._shown_s) * card.fps)
+        if self._place != place < len(picture.reel):
+            self._picture, self._place, self._dirty = replace(picture, frame=picture.reel[place]), place, True
+        return place < len(picture.reel)
 
     def _say(self, words: str) -> None:
         self._notice, self._notice_until_s, self._dirty = words, self._clock.now_s() + NOTICE_S, True
@@ -164,6 +190,13 @@ class Window:
     def _slot(self) -> None:
         self._game.slots.choose_next()
         self._say(f"Slot {self._game.slots.chosen}")
+
+    def _type_prompt(self) -> None:
+        card = self._game.card
+        if card and card.parts:
+            self._prompt.open()
+        elif card:
+            self._say("This world obeys keys, not words")
 
     def _help_page(self) -> None:
         self._help = not self._help
@@ -215,17 +248,20 @@ class Window:
                 screen.blit(line, line.get_rect(midbottom=inner.midbottom))
                 inner.height -= line.get_height() + px
             elif self._hud:
-                figures = hud.figures(picture, self._reaction.p50_p95_ms(), px)
+                figures = hud.figures(picture, self.reaction.p50_p95_ms(), px)
                 screen.blit(figures, figures.get_rect(topleft=inner.topleft))
             if self._hud:
-                keys = hud.seen_keys(card.actions, picture.actions, px)
-                screen.blit(keys, keys.get_rect(bottomleft=inner.bottomleft))
+                if card.parts:
+                    asked = hud.sentence(self._game.prompt or "Press Enter and type what is to be seen.", middle.width, px)
+                else:
+                    asked = hud.seen_keys(card.actions, picture.actions, px)
+                screen.blit(asked, asked.get_rect(bottomleft=inner.bottomleft))
             if recorded := self._game.recording:
                 light = hud.recording(recorded.frames / card.fps, recorded.num_bytes, px)
                 screen.blit(light, light.get_rect(topright=inner.topright))
             if sign := self._game.sign:
-                words = hud.sentence(sign, middle.width, px)
-                screen.blit(words, words.get_rect(bottomright=inner.bottomright))
+                shown = hud.sentence(sign, middle.width, px)
+                screen.blit(shown, shown.get_rect(bottomright=inner.bottomright))
             if self._help:
                 actions = () if timeline else card.actions  # in a replay the keys of the world mean nothing
                 page = hud.help_page(card.title, card.description, actions, self._game.commands, px)
@@ -233,13 +269,14 @@ class Window:
         else:
             loading = hud.loading(self._config.title, self._turn, px)
             screen.blit(loading, loading.get_rect(center=middle.center))
-        if self._notice:
-            notice = hud.sentence(self._notice, middle.width, px)
+        words = self._notice if self._prompt.typed is None else f"> {self._prompt.typed}_"
+        if words:
+            notice = hud.sentence(words, middle.width, px)
             screen.blit(notice, notice.get_rect(midbottom=(middle.centerx, inner.bottom - 3 * px)))
         pygame.display.flip()
         self._dirty = False
         if picture and picture.moment and picture.moment.flip_s is None:
             picture.moment.flip_s = self._clock.now_s()
         if self._unseen_input_s is not None:
-            self._reaction.add(self._unseen_input_s, self._clock.now_s())
+            self.reaction.add(self._unseen_input_s, self._clock.now_s())
             self._unseen_input_s = None

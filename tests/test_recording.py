@@ -127,14 +127,14 @@ def test_rewinding_ends_at_the_oldest_moment_and_a_tap_goes_back_one(tmp_path: P
 def test_the_memory_of_the_past_is_bounded() -> None:
     history, shared = History(max_bytes=1000), np.zeros(100, np.uint8)
     for number in range(100):
-        history.add(Moment(np.zeros((1, 10, 3), np.uint8), number, 0.0, {"own": np.zeros(70, np.uint8), "all": [shared]}))
+        history.add(Moment(np.zeros((1, 1, 10, 3), np.uint8), number, 0.0, {"own": np.zeros(70, np.uint8), "all": [shared]}))
         assert history.num_bytes <= 1000
     assert len(history) == 10 and history.newest.number == 99
     assert [moment.number for moment in history.last(3)] == [97, 98, 99]
     while len(history) > 1:
         history.back()
     assert history.back().number == 90 and history.num_bytes in (100, 200)
-    history.add(Moment(np.zeros((100, 100, 3), np.uint8), 1, 0.0, None))
+    history.add(Moment(np.zeros((1, 100, 100, 3), np.uint8), 1, 0.0, None))
     assert len(history) == 1, "the newest moment is always kept"
 
 
@@ -269,7 +269,7 @@ def test_the_game_never_waits_for_a_disk_that_is_gone(tmp_path: Path) -> None:
         raise SessionError("No.")
 
     told: list[str] = []
-    moment = Moment(np.zeros((2, 2, 3), np.uint8), 0, 0.0, None)
+    moment = Moment(np.zeros((1, 2, 2, 3), np.uint8), 0, 0.0, None)
     recorder = Recorder(refuse, moment, told.append)
     for _ in range(1000):
         recorder.append(moment)

@@ -1,5 +1,7 @@
 """Training at toy size: it learns what actions do, resumes without a trace, and begins from a given world."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from world_model.session import SessionError, SessionWriter
 from world_model.stream import WindowConfig
 from world_model.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from world_model.training.data import Clips
-from world_model.training.rollout import Rollout, RolloutRecipe
+from world_model.training.distill import Distillation, DistillRecipe, distill
+from world_model.training.optimizer import MuonAdamW
+from world_model.training.rollout import Rollout, RolloutRecipe, Streams
 from world_model.training.student import LatentClips, Layout, StudentRecipe, clip_loss, train_student
 from world_model.transformer import Transformer, TransformerConfig
 
@@ -102,6 +106,23 @@ def test_a_killed_student_goes_on_as_if_nothing_had_happened(
         assert torch.equal(a, b), name
 
 
+def test_two_ranks_train_as_one(clips: Clips, latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:
+    """Two processes that share every batch come to the weights of one that has it all, but for the order of sums."""
+    (tmp_path / "sessions").symlink_to(clips.folder)
+    torch.save(autoencoder.state_dict(), tmp_path / "autoencoder.pt")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(Path(__file__).parent / "rank.py"), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=50)
+    together = torch.load(tmp_path / "student.pt", weights_only=True)
+    apart = {}
+    for name, batch in (("whole batch", STUDENT.batch), ("half of it", STUDENT.batch // 2)):
+        recipe = replace(STUDENT, batch=batch, rollout=replace(STUDENT.rollout, batch=batch))
+        alone = train_student(recipe, latents, latents, autoencoder, tmp_path / name).state_dict()
+        torch.manual_seed(0)
+        begun = Transformer(STUDENT.model).state_dict()
+        apart[name] = float(np.mean([(together[n] - alone[n]).norm() / (alone[n] - begun[n]).norm().clamp(min=1e-6) for n in begun]))
+    assert apart["whole batch"] < 0.1 and apart["half of it"] > 0.4, apart
+
+
 def test_a_run_begins_from_given_weights(latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:
     torch.manual_seed(5)
     given = Transformer(STUDENT.model).state_dict()
@@ -131,15 +152,71 @@ def test_rollouts_compare_every_pass_with_the_frames_of_its_own_time(latents: La
     assert min(losses[1]) > 1e-3
 
 
-def test_the_student_learns_what_the_actions_do(latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:
+TAUGHT = replace(STUDENT, steps=300, batch=8, short_share=0.0, rollout_from=1.0)
+
+
+@pytest.fixture(scope="module")
+def taught(latents: LatentClips, autoencoder: Autoencoder, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    """Return a student that was trained for a while."""
+    torch.set_num_threads(1)
+    return train_student(TAUGHT, latents, latents, autoencoder, tmp_path_factory.mktemp("taught"))
+
+
+def test_the_student_learns_what_the_actions_do(taught: Transformer, latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:
     """After the same few steps, true actions must explain held-out windows better than actions that were shuffled in training."""
-    recipe = replace(STUDENT, steps=300, batch=8, short_share=0.0)
     shuffled = replace(latents, clips=replace(latents.clips, actions=np.random.default_rng(1).permutation(latents.clips.actions)))
-    errors = {}
-    for name, data in (("true", latents), ("shuffled", shuffled)):
-        model = train_student(replace(recipe, rollout_from=1.0), data, latents, autoencoder, tmp_path / name)
+    errors = []
+    for model, data in ((taught, latents), (train_student(TAUGHT, shuffled, latents, autoencoder, tmp_path), shuffled)):
         torch.manual_seed(0)
         rng, layout = np.random.default_rng(2), Layout(2, 2, 3, 3)
         with torch.no_grad():
-            errors[name] = float(np.mean([float(clip_loss(model, recipe, *data.draw(layout, 16, recipe.model.action_history, rng), layout, rng)[0]) for _ in range(4)]))
-    assert errors["true"] < 0.9 * errors["shuffled"], errors
+            losses = [clip_loss(model, TAUGHT, *data.draw(layout, 16, TAUGHT.model.action_history, rng), layout, rng)[0].item() for _ in range(4)]
+        errors.append(float(np.mean(losses)))
+    assert errors[0] < 0.9 * errors[1], errors
+
+
+DISTILL = DistillRecipe(batch=4, past=6, shortest=3, longest=8, steps=4, critic_steps=2, known=2)
+
+
+def test_distillation_takes_back_what_the_teacher_would_not_paint(taught: Transformer, latents: LatentClips) -> None:
+    """A student whose pictures are too bright goes back to the teacher's brightness; no true frame tells it to."""
+    model, teacher, critic = (Transformer(TAUGHT.model) for _ in range(3))
+    for network in (model, teacher, critic):
+        network.load_state_dict(taught.state_dict())
+    with torch.no_grad():
+        assert model.motion is not None
+        model.motion.leave.bias += 0.3  # type: ignore[operator]
+    recipe = replace(DISTILL, truth_price=0.0, student_adam_rate=5e-3, student_muon_rate=5e-3, critic_adam_rate=5e-3, critic_muon_rate=5e-3)
+    distillation = Distillation(recipe, TAUGHT.window, model, teacher.requires_grad_(False), critic, latents)
+    optimizer = MuonAdamW(model, recipe.student_muon_rate, recipe.student_adam_rate)
+    before = brightness(model, latents) - brightness(taught, latents)
+    for step in range(40):
+        torch.manual_seed(step)
+        distillation.step(np.random.default_rng(step), 1.0)
+        optimizer.step()
+    after = brightness(model, latents) - brightness(taught, latents)
+    assert before > 0.2 and abs(after) < 0.6 * before, (before, after)
+
+
+@torch.no_grad()
+def brightness(model: Transformer, latents: LatentClips) -> float:
+    """Return the mean of the latents that a model makes in a few ticks."""
+    streams = Streams(replace(DISTILL, batch=16, rollbacks=0.0), TAUGHT.window, model, latents)
+    window, made = streams.go_on(np.random.default_rng(0)), []
+    while len(made) < 4:
+        block = window.advance(torch.zeros(16, 2))
+        made += [] if block is None else [block]
+    return float(torch.cat(made).mean())
+
+
+def test_a_killed_distillation_goes_on_as_if_nothing_had_happened(
+    taught: Transformer, latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = distill(DISTILL, TAUGHT, taught, latents, latents, autoencoder, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupted(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            distill(DISTILL, TAUGHT, taught, latents, latents, autoencoder, tmp_path / "cut")
+    resumed = distill(DISTILL, TAUGHT, taught, latents, latents, autoencoder, tmp_path / "cut")
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name

@@ -123,7 +123,7 @@ def play_in_window(world: ToyWorld, story: Callable[[Window], None], folder: Pat
             story(window)
         except BaseException as error:
             failures.append(error)
-        with contextlib.suppress(pygame.error):  # it has closed by itself
+        with contextlib.suppress(pygame.error):  # the window may have closed already
             pygame.event.post(pygame.Event(pygame.QUIT))
 
     person = threading.Thread(target=act)
@@ -163,7 +163,7 @@ def test_the_newest_frames_are_on_the_screen(tmp_path: Path, monkeypatch: pytest
         until(lambda: len(world.asked) > 5)
         key(pygame.KEYDOWN, UP)
         until(lambda: any(green for _, green, _ in shown))
-        until(lambda: window._reaction.p50_p95_ms() is not None)
+        until(lambda: window.reaction.p50_p95_ms() is not None)
 
     monkeypatch.setattr(pygame.display, "flip", remember)
     play_in_window(world, story, tmp_path)

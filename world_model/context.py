@@ -58,6 +58,7 @@ class KeyValueCache:
         self.k = torch.zeros(layers, batch, config.cache, tokens, heads, head_width, **options)
         self.v = torch.zeros_like(self.k)
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}  # of the slots that were not written since
+        self._indices: dict[tuple[int, ...], Tensor] = {}  # the ring has few states; a GPU need not wait for each anew in every layer
 
     def slot(self, block: int) -> int:
         """Return where a block is kept; keys need no order, so the ring is never shifted."""
@@ -73,8 +74,11 @@ class KeyValueCache:
 
     def read(self, layer: int, blocks: list[int]) -> tuple[Tensor, Tensor]:
         """Return keys and values [batch, tokens of all blocks, heads, head width] of the given blocks."""
-        slots = torch.tensor([self.slot(block) for block in blocks], device=self.k.device)
-        return self.k[layer].index_select(1, slots).flatten(1, 2), self.v[layer].index_select(1, slots).flatten(1, 2)
+        slots = tuple(self.slot(block) for block in blocks)
+        if slots not in self._indices:
+            self._indices[slots] = torch.tensor(slots, device=self.k.device)
+        index = self._indices[slots]
+        return self.k[layer].index_select(1, index).flatten(1, 2), self.v[layer].index_select(1, index).flatten(1, 2)
 
     def snapshot(self, blocks: int) -> dict[int, tuple[Tensor, Tensor]]:
         """Return copies of keys and values [layers, batch, tokens per block, heads, head width] by slot, after so many blocks were written.
@@ -114,7 +118,9 @@ class ContextAttention:
         queries = 0
         if clean is not None:
             before = cache.config.before_clean(clean)
-            table = block_table((*before, clean) if not cache.config.clean_sees_sink else tuple(range(len(before) + 1)), block_frames, grid, head_width, device)
+            seen = (*before, clean)
+            places = range(len(seen)) if cache.config.clean_sees_sink else (block - seen[0] for block in seen)  # from zero: a long stream makes few tables
+            table = block_table(tuple(places), block_frames, grid, head_width, device)
             queries = self.tokens
             self.groups.append((slice(0, queries), 0, before, table))
         if size:
@@ -139,6 +145,6 @@ class ContextAttention:
 
 @lru_cache(maxsize=64)
 def block_table(blocks: tuple[int, ...], block_frames: int, grid: tuple[int, int], head_width: int, device: torch.device) -> Tensor:
-    """Return the rotary factors of the tokens of blocks at the given block positions, counted from the first."""
-    frames = tuple((block - blocks[0]) * block_frames + i for block in blocks for i in range(block_frames))
+    """Return the rotary factors of the tokens of blocks at the given block positions."""
+    frames = tuple(block * block_frames + i for block in blocks for i in range(block_frames))
     return rotary_table(frames, *grid, head_width, device)

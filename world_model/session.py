@@ -8,9 +8,10 @@ A session is a folder of append-only files, so a process that dies leaves everyt
 - ``video.mp4``     H.264 in fragments of one second
 - ``digests.txt``   one BLAKE2b digest per frame, of the raw RGB bytes
 - ``state.safetensors``  only for sessions that begin in mid-play: the state of the stream before the first frame; the others begin at a start of the world
+- ``prompts.jsonl`` only for text worlds: what they were told, and from which frame on (see `world_model.prompts`)
 - ``state.jsonl``   only for data collected from a real environment: the true state (position, heading) per frame
 
-Line n of every file belongs to frame n of the video. Only files of these names inside the folder are ever opened: a header cannot name others.
+Line n of every other file belongs to frame n of the video. Only files of these names inside the folder are ever opened: a header cannot name others.
 """
 
 import contextlib
@@ -21,12 +22,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, TextIO, cast
+from typing import Annotated, Any, Literal, TextIO, cast
 
 import av
 import msgspec
 import numpy as np
 from msgspec import Meta
+
+from world_model.prompts import Prompt, prompt_line, read_prompts
 
 FORMAT = 1
 MAX_HEADER_BYTES = 1 << 20
@@ -61,6 +64,7 @@ class Facts(msgspec.Struct, frozen=True):
     world_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
     seed: Annotated[int, Meta(ge=0)] = 0
     start: Annotated[int, Meta(ge=0)] = 0
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
     state: bool = False
     parent: Parent | None = None
     keys: dict[str, Annotated[tuple[Annotated[str, Meta(max_length=32)], ...], Meta(max_length=8)]] = {}
@@ -141,6 +145,8 @@ class SessionWriter:
             self._tape = self._open("tape.jsonl")
             self._digests = self._open("digests.txt")
             self._states: TextIO | None = None
+            self._prompts: TextIO | None = None
+            self._prompt = ""
             self._file = _VideoFile(self.directory / "video.mp4")
             movflags = {"movflags": "+hybrid_fragmented", "flush_packets": "1"}
             self._container: av.container.OutputContainer | None = av.open(self._file, "w", format="mp4", options=movflags)
@@ -163,16 +169,21 @@ class SessionWriter:
         frame: np.ndarray,
         actions: Sequence[str],
         rollback: int = 0,
+        prompt: str = "",
         input_s: float | None = None,
         flip_s: float | None = None,
         *,
         state: Mapping[str, float] | None = None,
     ) -> None:
-        """Append one uint8 frame [height, width, 3] and what led to it, as in `Tick`; `state` is the true one of a real environment."""
+        """Append one uint8 frame [height, width, 3], what led to it as in `Tick`, and a text world's prompt; `state` is the true one of a real environment."""
         if self._container is None:
             raise SessionError(f"The recording in {self.directory} is finished; nothing can be added to it.")
         tick = Tick(tuple(actions), rollback, input_s, flip_s)
         try:
+            if prompt != self._prompt:
+                self._prompts = self._prompts or self._open("prompts.jsonl")
+                self._prompts.write(prompt_line(self.num_frames, prompt))
+                self._prompt = prompt
             for packet in self._video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")):
                 self._container.mux(packet)
             self._digests.write(frame_digest(frame) + "\n")
@@ -204,7 +215,7 @@ class SessionWriter:
         except (OSError, av.FFmpegError) as error:
             raise SessionError(f"Recording into {self.directory} could not be finished: {error.strerror or error}.") from error
         finally:
-            for file in (self._tape, self._digests, self._states, self._file):
+            for file in (self._tape, self._digests, self._states, self._prompts, self._file):
                 with contextlib.suppress(OSError):  # what could not be flushed was told when it was written
                     if file is not None:
                         file.close()
@@ -259,6 +270,10 @@ class Session:
     def ticks(self) -> list[Tick]:
         """Return everything that led to every frame."""
         return read_ticks(self.file("tape.jsonl"), self.vocabulary, partial=True)
+
+    def prompts(self) -> list[Prompt]:
+        """Return what a text world was told, and from which frame on."""
+        return read_prompts(self.file("prompts.jsonl")) if (self.directory / "prompts.jsonl").exists() else []
 
     def digests(self) -> list[str]:
         """Return the digest of every frame."""

@@ -150,21 +150,25 @@ class RollingWindow:
         sigma = torch.tensor([self.config.ladder[level] for level in self.levels], device=self.device).repeat_interleave(self.config.block_frames)
         return add_noise(x0, noise, sigma[:, None, None, None])
 
-    def denoise(self) -> Tensor:
-        """Return x0 of the window [b, blocks * block frames, c, h, w]; the clean block, if one waits, enters the cache on the way."""
+    def denoise(self, sigma: Tensor | None = None) -> Tensor:
+        """Return x0 of the window [b, blocks * block frames, c, h, w]; the clean block, if one waits, enters the cache on the way.
+
+        `sigma` [b, blocks * block frames] are the window's noise levels, if not the ladder's.
+        """
         size, blocks = self.config.block_frames, len(self.levels)
         x, clean = self.x, None
-        sigma = [self.config.ladder[level] for level in self.levels for _ in range(size)]
+        if sigma is None:
+            levels = torch.tensor([self.config.ladder[level] for level in self.levels], dtype=torch.float64, device=self.device)
+            sigma = levels.repeat_interleave(size).expand(len(x), -1)
         if self.clean is not None:
             clean = self.start - 1
-            x, sigma = torch.cat([self.clean, x], 1), [0.0] * size + sigma
+            x, sigma = torch.cat([self.clean, x], 1), torch.cat([sigma.new_zeros(len(x), size), sigma], 1)
             self.clean = None
         actions = histories(torch.cat([self.lived, self.actions], 1), self.model.config.action_history)[:, -x.shape[1] :]
         attend = ContextAttention(self.cache, clean, self.start, blocks, self.grid, size)
-        sigmas = torch.tensor(sigma, dtype=torch.float64, device=self.device).expand(len(x), -1)
         known = torch.cat([self.last, self.x0], 1)
         before = torch.cat([known, *[known[:, -1:]] * (size - 1)], 1)[:, : blocks * size]
-        return self.model(x, sigmas, attend, actions if self.model.config.num_actions else None, self.text, blocks * size, before)
+        return self.model(x, sigma, attend, actions if self.model.config.num_actions else None, self.text, blocks * size, before)
 
     def _finish(self, block: Tensor, actions: Tensor) -> None:
         """Let a block be the past: it is to enter the cache, and the next frame moves its last one."""

@@ -10,31 +10,92 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from world_model.card import WorldError
 from world_model.world import Stream, World
 
 
-def run(*, world: str = "maze", json: bool = False, seconds: float = 60.0, soak: int = 2000, device: str = "auto") -> int:
-    """Measure a world and print the figures, as one JSON object or as a table; return 0."""
+def run(
+    *,
+    world: str = "maze",
+    json: bool = False,
+    seconds: float = 60.0,
+    soak: int = 2000,
+    device: str = "auto",
+    out: Path | None = None,
+    against: Path | None = None,
+    key_to_photon: Callable[[World], dict[str, float]] | None = None,
+) -> int:
+    """Measure a world and print the figures, as one JSON object or as a table; return 0.
+
+    `out` is a file for the JSON object, `against` one of an earlier run to compare with. `key_to_photon` plays the world in the game's own window and
+    returns its figures; the game is not this package's to import.
+    """
+    earlier = read_figures(against) if against else None
     loaded = World.load(world, device)
+    if not loaded.card.actions:
+        raise WorldError(f"{loaded.card.title} obeys no keys; there is nothing to measure here.")
     figures: dict[str, Any] = {"world": loaded.card.name, "machine": machine(), "threads": torch.get_num_threads()}
     figures["dtype"], figures["device"] = str(loaded.dtype).removeprefix("torch."), str(loaded.device)
     figures["torch"], figures["python"] = torch.__version__, platform.python_version()
     figures |= paced(loaded, seconds)
+    if key_to_photon is not None:
+        figures["key_to_photon_ms"] = key_to_photon(loaded)
     figures |= soaked(loaded, soak)
     figures |= fused_against_two_passes(loaded)
     figures["first_frame_s"] = first_frame(world)
     if json:
         print(jsonlib.dumps(figures))
     else:
-        for name, value in figures.items():
-            print(f"{name:24} {value}")
+        print(table(figures, earlier))
+    if out is not None:
+        Path(out).write_text(jsonlib.dumps(figures, indent=1) + "\n")
     return 0
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """Return the figures of an earlier run.
+
+    Raises:
+        ValueError: the file is not one; the message is for the user.
+    """
+    try:
+        figures = jsonlib.loads(Path(path).read_text())
+    except OSError as error:
+        raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not what bench --out wrote: {error}.") from error
+    if not isinstance(figures, dict) or "tick_ms" not in figures:
+        raise ValueError(f"{path} is not what bench --out wrote: it has no tick_ms.")
+    return figures
+
+
+def table(figures: dict[str, Any], earlier: dict[str, Any] | None = None) -> str:
+    """Return figures as lines; beside those of an earlier run, with the ratio of numbers where both have one."""
+    lines = []
+    now, before = flat(figures), flat(earlier or {})
+    for name, value in now.items():
+        line = f"{name:28} {value}"
+        if earlier is not None:
+            old = before.get(name, "")
+            ratio = f"  {value / old:.2f}x" if type(value) in (int, float) and type(old) in (int, float) and old else ""
+            line = f"{name:28} {value!s:>28} {old!s:>28}{ratio}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def flat(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return nested figures as one level, with dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in figures.items():
+        found |= {f"{name}.{inner}": v for inner, v in flat(value).items()} if isinstance(value, dict) else {name: value}
+    return found
 
 
 def machine() -> str:
@@ -63,7 +124,7 @@ def paced(world: World, seconds: float) -> dict[str, Any]:
     stream, actions, period = world.stream(seed=1), player(world), 1 / world.card.fps
     for _ in range(5):
         stream.tick(next(actions))
-    times, late = [], 0
+    times, changes, late, held = [], [], 0, None
     began = time.perf_counter()
     frames = max(1, round(seconds * world.card.fps))
     for n in range(frames):
@@ -72,6 +133,8 @@ def paced(world: World, seconds: float) -> dict[str, Any]:
         stream.tick(action)
         after = time.perf_counter()
         times.append(1000 * (after - before))
+        changes.append(held is not None and action != held)
+        held = action
         late += after > began + (n + 1) * period
     p50, p95, p99 = np.percentile(times, [50, 95, 99]).round(2).tolist()
     return {
@@ -79,6 +142,10 @@ def paced(world: World, seconds: float) -> dict[str, Any]:
         "fps": round(frames / (time.perf_counter() - began), 3),
         "late_share": round(late / frames, 5),
         "real_time_factor": round(1000 * period / p95, 2),
+        "action_changes": int(np.sum(changes)),
+        "change_tick_ms": round(float(np.median(np.array(times)[changes])), 2) if any(changes) else None,
+        "held_tick_ms": round(float(np.median(np.array(times)[~np.array(changes)])), 2),
+        "rollback": world.card.rollback,
         "seconds": seconds,
     }
 

@@ -16,7 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from world_model.card import WorldError
 from world_model.evaluation.bench import machine
+from world_model.evaluation.judge import Judge, find_judge, macro_f1
+from world_model.evaluation.real import RealMaze, has_real
 from world_model.training.autoencoder import psnr
 from world_model.world import Stream, World
 
@@ -29,7 +32,8 @@ UNKNOWN_THRESHOLD = 1e-3  # without the real game: pixels of a fifteenth of the 
 class Situation:
     """A moment at which the player changes his mind: how the stream starts, and both actions.
 
-    ``futures`` are the real game's frames under the old and the new action, uint8 [2, AFTER, height, width, 3], or None.
+    ``futures`` are the real game's frames from then on, BEFORE of them under the old action and then AFTER under the old and the new one, uint8
+    [2, BEFORE + AFTER, height, width, 3], or None.
     """
 
     start: Any
@@ -46,24 +50,35 @@ def run(*, world: str = "maze", trials: int = 32, json: bool = False, plot: Path
     if trials < 1:
         raise ValueError(f"--trials is {trials}, but must be at least 1.")
     loaded = World.load(world, device)
-    report = measure(loaded, list(situations(loaded, trials)))
+    if not loaded.card.actions:
+        raise WorldError(f"{loaded.card.title} obeys no keys; there is nothing to measure here.")
+    report = measure(loaded, list(situations(loaded, trials)), judge=find_judge(loaded.card.name))
     if plot is not None:
         draw(report, plot)
     if json:
         print(jsonlib.dumps(report))
         return 0
-    print(f"{report['world']} on {report['machine']}: {report['trials']} trials, visible from a mean squared difference of {report['threshold']:.5f}")
-    print(f"{'bound':<12}{'next frame':>12}{'first, frames':>15}{'half, frames':>14}{'PSNR at 8':>11}{'ms':>8}")
-    for name, row in report["bindings"].items():
-        price = "" if row["psnr_at_8"] is None else f"{row['psnr_at_8']:.2f}"
-        print(f"{name:<12}{row['next_frame_share']:>12.0%}{row['first_frames']:>15.2f}{row['half_frames']:>14.2f}{price:>11}{row['tick_ms']:>8.1f}")
+    print(f"{report['world']} on {report['machine']}")
+    print("\n".join(rows(report)))
     return 0
+
+
+def rows(report: dict[str, Any]) -> list[str]:
+    """Return the report as lines for people: one for every binding, and for the real game."""
+    lines = [
+        f"{report['trials']} changes of mind, visible from a mean squared difference of {report['threshold']:.5f}",
+        f"{'bound':<12}{'next frame':>12}{'first, frames':>15}{'half, frames':>14}{'first F1':>10}{'PSNR at 8':>11}{'ms':>8}",
+    ]
+    for name, row in (report["bindings"] | ({"real game": report["real"]} if "real" in report else {})).items():
+        f1, price, ms = ("" if row.get(key) is None else f"{row[key]:.2f}" for key in ("first_frame_f1", "psnr_at_8", "tick_ms"))
+        lines.append(f"{name:<12}{row['next_frame_share']:>12.0%}{row['first_frames']:>15.2f}{row['half_frames']:>14.2f}{f1:>10}{price:>11}{ms:>8}")
+    return lines
 
 
 def situations(world: World, trials: int, seed: int = 0) -> Iterator[Situation]:
     """Yield situations: of the real game where this world has one and ViZDoom is installed, else of the world's own starts."""
     rng = np.random.default_rng(seed)
-    if world.card.name == "maze" and importlib.util.find_spec("vizdoom"):
+    if has_real(world):
         yield from real_situations(world, trials, rng)
         return
     for n in range(trials):
@@ -80,48 +95,31 @@ def draw_actions(world: World, rng: np.random.Generator) -> tuple[np.ndarray, np
 
 def real_situations(world: World, trials: int, rng: np.random.Generator) -> Iterator[Situation]:
     """Yield situations of the real maze: an explored past, then both futures, played twice from the same seed."""
-    from world_model.training.maze import Explorer, Maze
-
-    maze, past = Maze(), world.card.start_frames
-
-    def play_real(seed: int, walked: int, then: list[frozenset[str]]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Explore, then hold what is given; return the frames and action vectors from the past on, or None if the episode ends."""
-        maze.game.set_seed(seed)
-        frame: np.ndarray | None = maze.reset()
-        player, frames, vectors = Explorer(np.random.default_rng(seed)), [], []
-        for n in range(walked + len(then)):
-            if frame is None:
-                return None
-            names = player.act(frame, maze.depth) if n < walked else then[n - walked]
-            frame, _ = maze.step(names)
-            frames.append(frame)
-            vectors.append(world.action_vector(names))
-        return None if frame is None else (np.stack(frames[walked - past :]), np.stack(vectors[walked - past :]))  # type: ignore[arg-type]
-
-    made = 0
+    real, past, made = RealMaze(world), world.card.start_frames, 0
     while made < trials:
         seed, walked = int(rng.integers(1 << 30)), int(rng.integers(past, 150))
         old, new = draw_actions(world, rng)
-        kept, changed = (frozenset(world.card.action_names[i] for i in np.flatnonzero(action)) for action in (old, new))
-        plays = [play_real(seed, walked, [kept] * BEFORE + [names] * AFTER) for names in (kept, changed)]
-        if plays[0] and plays[1] and np.array_equal(plays[0][0][:past], plays[1][0][:past]):
+        names = [[world.card.action_names[i] for i in np.flatnonzero(action)] for action in (old, new)]
+        plays = [real.play(seed, walked, [names[0]] * BEFORE + [then] * AFTER) for then in names]
+        if plays[0] and plays[1] and np.array_equal(plays[0][0][:walked], plays[1][0][:walked]):
             made += 1
-            yield Situation(plays[0][0][:past], plays[0][1][:past], old, new, np.stack([frames[-AFTER:] for frames, _ in (plays[0], plays[1])]))
-    maze.close()
+            kept, actions, _ = plays[0]
+            clip, futures = slice(walked - past, walked), np.stack([kept[walked:], plays[1][0][walked:]])
+            yield Situation(kept[clip], actions[clip], old, new, futures)
+    real.close()
 
 
-def measure(world: World, trials: list[Situation], seed: int = 0) -> dict[str, Any]:
+def measure(world: World, trials: list[Situation], *, judge: Judge | None = None, seed: int = 0) -> dict[str, Any]:
     """Return the report: the threshold, and for every binding its curve and figures."""
-    deepest = world.card.max_rollback
     bindings: dict[str, dict[str, Any]] = {"at entry": {"rollback": 0, "late": False}}
-    bindings |= {f"rollback {depth}" if depth else "late": {"rollback": depth} for depth in range(deepest + 1)}
+    bindings |= {f"rollback {depth}" if depth else "late": {"rollback": depth} for depth in range(world.card.max_rollback + 1)}
     gaps: dict[str, list[np.ndarray]] = {name: [] for name in bindings}
     prices: dict[str, list[float]] = {name: [] for name in bindings}
     times: dict[str, list[float]] = {name: [] for name in bindings}
+    firsts: dict[str, list[np.ndarray]] = {name: [] for name in (*bindings, "real")}  # the first frame after the change, and the two before it
     for n, trial in enumerate(trials):
         stream = world.stream(seed=seed + n, start=trial.start, actions=trial.actions)
-        for _ in range(BEFORE):
-            stream.tick(trial.old, rollback=0)
+        before = [stream.tick(trial.old, rollback=0) for _ in range(BEFORE)]
         saved = stream.snapshot()
         kept = play(stream, trial.old, {"rollback": 0})[0]
         for name, binding in bindings.items():
@@ -129,18 +127,33 @@ def measure(world: World, trials: list[Situation], seed: int = 0) -> dict[str, A
             changed, took = play(stream, trial.new, binding)
             gaps[name].append(difference(kept, changed))
             times[name].append(took)
+            firsts[name].append(np.stack([*before[-2:], changed[0]]))
             if trial.futures is not None:
-                prices[name].append(psnr(changed[PRICE_AT - 1], trial.futures[1][PRICE_AT - 1]))
-    real = np.stack([difference(t.futures[0], t.futures[1]) for t in trials if t.futures is not None]) if trials[0].futures is not None else None
+                prices[name].append(psnr(changed[PRICE_AT - 1], trial.futures[1][BEFORE + PRICE_AT - 1]))
+        if trial.futures is not None:
+            firsts["real"].append(trial.futures[1][BEFORE - 2 : BEFORE + 1])
+    real = np.stack([difference(*t.futures[:, BEFORE:]) for t in trials if t.futures is not None]) if trials[0].futures is not None else None
     threshold = UNKNOWN_THRESHOLD if real is None else float(np.percentile(real[:, 0][real[:, 0] > 0], 10))
     counts = np.ones(len(trials), bool) if real is None else real[:, 0] >= threshold
+    commanded = np.stack([trial.new for trial in trials]) > 0.5
     report: dict[str, Any] = {"world": world.card.name, "machine": machine(), "trials": len(trials), "threshold": threshold, "bindings": {}}
     if real is not None:
-        report["real"] = figures(real, threshold, counts)
+        report["real"] = figures(real, threshold, counts) | {"first_frame_f1": first_frame_f1(judge, firsts["real"], commanded)}
     for name in bindings:
-        price = round(float(np.mean(prices[name])), 2) if prices[name] else None
-        report["bindings"][name] = {**figures(np.stack(gaps[name]), threshold, counts), "psnr_at_8": price, "tick_ms": round(float(np.median(times[name])), 1)}
+        report["bindings"][name] = {
+            **figures(np.stack(gaps[name]), threshold, counts),
+            "first_frame_f1": first_frame_f1(judge, firsts[name], commanded),
+            "psnr_at_8": round(float(np.mean(prices[name])), 2) if prices[name] else None,
+            "tick_ms": round(float(np.median(times[name])), 1),
+        }
     return report
+
+
+def first_frame_f1(judge: Judge | None, clips: list[np.ndarray], commanded: np.ndarray) -> float | None:
+    """Return how well a judge reads the new actions [trials, actions] off the first frames after the change, each in a clip of three; None without one."""
+    if judge is None:
+        return None
+    return round(macro_f1(np.concatenate([judge.see(clip).actions for clip in clips]), commanded), 4)
 
 
 def play(stream: Stream, action: np.ndarray, binding: dict[str, Any]) -> tuple[np.ndarray, float]:

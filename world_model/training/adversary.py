@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.training.optimizer import MuonAdamW
+from world_model.training.ranks import average_gradients
 
 
 class Discriminator(nn.Sequential):
@@ -42,6 +43,7 @@ class Adversary:
         both = self.network(torch.cat([made.detach(), real]).contiguous(memory_format=torch.channels_last)).float()
         loss = F.relu(1 + both[: len(made)]).mean() + F.relu(1 - both[len(made) :]).mean()
         loss.backward()
+        average_gradients(self.network.parameters())
         self.optimizer.step()
         return loss.item()
 

@@ -20,6 +20,7 @@ from world_model.autoencoder import Autoencoder, AutoencoderConfig
 from world_model.motion import resample
 from world_model.training.data import Clips
 from world_model.training.optimizer import MuonAdamW
+from world_model.training.ranks import average_gradients, count_ranks, is_first, normal_like, share, uniform_for
 from world_model.training.run import Run, learning_rate
 
 
@@ -92,25 +93,26 @@ def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, 
     losses: list[float] = []
     for step in run:
         rng = run.rng(step)
-        frames = torch.from_numpy(train.frames[rng.integers(len(train.frames), size=recipe.batch)])
+        frames = torch.from_numpy(train.frames[share(rng.integers(len(train.frames), size=recipe.batch))])
         target = (frames.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        maps = draw_warps(rng, round(recipe.warp_share * recipe.batch))
+        maps = share(draw_warps(rng, round(recipe.warp_share * recipe.batch / count_ranks()) * count_ranks()))
         with torch.autocast("cpu", torch.bfloat16):
             z = model.encoder(target).float()
             moved, seen = _warp_first(z, maps), inside(maps, *target.shape[2:])
             target = _warp_first(target, maps)
-            noise = recipe.latent_noise * torch.rand(len(z), 1, 1, 1)
-            output = model.decoder((moved + noise * torch.randn_like(z)).contiguous(memory_format=torch.channels_last)).float()
+            noise = recipe.latent_noise * uniform_for(z)[:, None, None, None]
+            output = model.decoder((moved + noise * normal_like(z)).contiguous(memory_format=torch.channels_last)).float()
             again = model.encoder(target[: len(maps)].contiguous(memory_format=torch.channels_last)).float()
         known = (F.avg_pool2d(seen.float(), model.config.stride) == 1).float()
         astray = ((again - moved[: len(maps)]).square() * known).mean() / (known.mean() * z.var().detach())
         output[: len(maps)] = torch.where(seen, output[: len(maps)], target[: len(maps)])  # nobody knows what lies outside
         loss = detail_loss(output, target) + F.mse_loss(output, target) + recipe.size_price * z.square().mean() + recipe.moved_price * astray
         loss.backward()
+        average_gradients(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step(learning_rate(step, recipe.steps))
         losses.append(loss.item())
-        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+        if is_first() and ((step + 1) % 100 == 0 or step + 1 == recipe.steps):
             decoded = reconstruct(model, probe_frames)
             run.log(step + 1, loss=float(np.mean(losses)), held_out_psnr=psnr(decoded, probe_frames))
             losses.clear()

@@ -18,6 +18,7 @@ from world_model.noise import AddressedNoise
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.training.adversary import Adversary
 from world_model.training.autoencoder import detail_loss
+from world_model.training.ranks import count_ranks, share
 from world_model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -25,12 +26,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RolloutRecipe:
-    """How to roll out: ``batch`` streams in step, one tick per training step, from a real past of ``past`` frames for ``shortest`` to ``longest`` ticks.
+class StreamRecipe:
+    """How to roll out: ``batch`` streams in step, from a real past of up to ``past`` frames, for ``shortest`` to ``longest`` ticks.
 
     A share ``rollbacks`` of the ticks begins with a rollback by a random depth, as when a player changes his mind.
-    ``picture_price`` weighs the error of the decoded front frame (L1 and L1 of gradients) beside the latents' squared error, ``adversary_price`` the
-    adversary's gradient as a multiple of the size of the picture's; after ``known`` ticks the truth counts ``late_price`` times as much as before.
     """
 
     batch: int = 8
@@ -38,38 +37,99 @@ class RolloutRecipe:
     shortest: int = 4
     longest: int = 20
     rollbacks: float = 0.15
+
+
+@dataclass(frozen=True)
+class RolloutRecipe(StreamRecipe):
+    """How to correct rollouts, one tick per training step.
+
+    ``picture_price`` weighs the error of the decoded front frame (L1 and L1 of gradients) beside the latents' squared error, ``adversary_price`` the
+    adversary's gradient as a multiple of the size of the picture's; after ``known`` ticks the truth counts ``late_price`` times as much as before.
+    """
+
     picture_price: float = 0.5
     adversary_price: float = 0.5
     known: int = 8
     late_price: float = 0.25
 
 
-class Rollout:
-    """Streams that go on from one training step to the next; their state belongs into the checkpoint."""
+class Streams:
+    """Streams of the student under real tapes that go on from one training step to the next; their state belongs into the checkpoint."""
 
-    def __init__(self, recipe: RolloutRecipe, window: WindowConfig, model: Transformer, autoencoder: Autoencoder, clips: "LatentClips") -> None:
-        self.recipe, self.config, self.model, self.autoencoder, self.clips = recipe, window, model, autoencoder, clips
+    def __init__(self, recipe: StreamRecipe, window: WindowConfig, model: Transformer, clips: "LatentClips") -> None:
+        self.recipe, self.config, self.model, self.clips = recipe, window, model, clips
+        self.shape: tuple[int, int, int] = tuple(clips.latents.shape[1:])  # type: ignore[assignment]
         self.window: RollingWindow | None = None
         self.rows = np.zeros(0, np.int64)  # of each stream: the data's row of block 0
         self.seed = 0
         self.begin = self.end = 0  # blocks at which the streams began, and begin anew
-        self.adversary = Adversary()
+
+    def go_on(self, rng: np.random.Generator) -> RollingWindow:
+        """Return the streams' window; streams that have come to their end begin anew."""
+        if self.window is None or self.window.start >= self.end:
+            self._begin(rng)
+        assert self.window is not None
+        return self.window
+
+    def action(self, window: RollingWindow, rng: np.random.Generator) -> Tensor:
+        """Return the tape's action for the front of the window [batch, actions]; in a share of the ticks roll back first, as for a change of mind."""
+        action = torch.from_numpy(self.clips.clips.actions[self.rows + window.start])
+        if rng.random() < self.recipe.rollbacks:
+            with torch.no_grad():
+                window.roll_back(action, int(rng.integers(1, len(self.config.ladder))))
+        return action
+
+    @torch.no_grad()
+    def _begin(self, rng: np.random.Generator) -> None:
+        """Start all streams from real clips, their sinks adjacent or from long before."""
+        recipe, sink = self.recipe, self.config.context.sink
+        ticks = int(rng.integers(recipe.shortest, recipe.longest + 1))
+        past = int(rng.integers(min(recipe.past, sink + self.model.config.action_history), recipe.past + 1))
+        starts = self.clips.clips.starts(past + ticks + 2 * len(self.config.ladder))
+        first, self.seed = starts[rng.integers(len(starts), size=recipe.batch)], int(rng.integers(1 << 62))
+        self.begin, self.end = past, past + ticks
+        self.window = window = self._new_window()
+        rows, self.rows = share(self.clips.with_sinks(first, sink, past, rng)), share(first)
+        self._remember(window, self.clips.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.clips.actions[rows]))
+
+    def _remember(self, window: RollingWindow, latents: Tensor, actions: Tensor) -> None:
+        window.remember(latents, actions)
+
+    def _new_window(self) -> RollingWindow:
+        seeds = share(self.seed + np.arange(self.recipe.batch)).tolist()
+        return RollingWindow(self.model, self.config, AddressedNoise(seeds, 1, self.shape), self.shape, batch=len(seeds))
+
+    def state_dict(self) -> dict[str, Any]:
+        window = None if self.window is None else self.window.snapshot()
+        return {"rows": torch.from_numpy(self.rows), "seed": self.seed, "begin": self.begin, "end": self.end, "window": window}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if count_ranks() > 1 or len(state["rows"]) != self.recipe.batch:
+            return  # a checkpoint holds the first rank's streams; several ranks begin theirs anew
+        self.rows, self.seed, self.begin, self.end = state["rows"].numpy(), state["seed"], state["begin"], state["end"]
+        if state["window"] is not None:
+            with torch.autocast("cpu", torch.bfloat16):
+                self.window = self._new_window()
+            self.window.restore(state["window"])
+
+
+class Rollout(Streams):
+    """Correct every tick of the streams by the real frames."""
+
+    recipe: RolloutRecipe
+
+    def __init__(self, recipe: RolloutRecipe, window: WindowConfig, model: Transformer, autoencoder: Autoencoder, clips: "LatentClips") -> None:
+        super().__init__(recipe, window, model, clips)
+        self.autoencoder, self.adversary = autoencoder, Adversary()
 
     def loss(self, rng: np.random.Generator) -> Tensor:
         """Make one tick with the whole batch and return its loss; the streams move on without gradient."""
-        if self.window is None or self.window.start >= self.end:
-            self._begin(rng)
-        window, recipe = self.window, self.recipe
-        assert window is not None
+        window, recipe = self.go_on(rng), self.recipe
         block = window.start  # the front of the window
         ahead = np.arange(min(len(window.levels) + 1, len(self.config.ladder)))
         rows = self.rows[:, None] + block + ahead
         real = self.clips.latents[torch.from_numpy(rows)].float()
-        action = torch.from_numpy(self.clips.clips.actions[rows[:, 0]])
-        if rng.random() < recipe.rollbacks:
-            with torch.no_grad():
-                window.roll_back(action, int(rng.integers(1, len(self.config.ladder))))
-        window.enter(action)
+        window.enter(self.action(window, rng))
         sigma = torch.tensor([self.config.ladder[level] for level in window.levels])
         x0 = window.denoise()
         price = 1.0 if block - self.begin < recipe.known else recipe.late_price
@@ -89,37 +149,14 @@ class Rollout:
         (towards_truth,) = torch.autograd.grad(error, z, retain_graph=True)
         (towards_real,) = torch.autograd.grad(self.adversary.doubt(picture), z)
         self.adversary.learn(picture, target)
-        gradient = price * towards_truth + self.recipe.adversary_price * towards_truth.norm() / (towards_real.norm() + 1e-8) * towards_real
+        sizes = [g.flatten(1).norm(dim=1)[:, None, None, None] for g in (towards_truth, towards_real)]
+        gradient = price * towards_truth + self.recipe.adversary_price * sizes[0] / (sizes[1] + 1e-8) * towards_real
         pull = (latents * gradient).sum()
         return price * error.detach() + pull - pull.detach()
 
-    @torch.no_grad()
-    def _begin(self, rng: np.random.Generator) -> None:
-        """Start all streams again from real clips, their sinks adjacent or from long before."""
-        recipe = self.recipe
-        ticks = int(rng.integers(recipe.shortest, recipe.longest + 1))
-        past = int(rng.integers(min(recipe.past, self.config.context.sink + self.model.config.action_history), recipe.past + 1))
-        starts = self.clips.clips.starts(past + ticks + len(self.config.ladder))
-        self.rows, self.seed = starts[rng.integers(len(starts), size=recipe.batch)], int(rng.integers(1 << 62))
-        self.begin, self.end = past, past + ticks
-        self.window = self._new_window()
-        rows = self.clips.with_sinks(self.rows, self.config.context.sink, past, rng)
-        self.window.remember(self.clips.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.clips.actions[rows]))
-
-    def _new_window(self) -> RollingWindow:
-        shape = self.autoencoder.config.latent_shape
-        noise = AddressedNoise(range(self.seed, self.seed + self.recipe.batch), 1, shape)
-        return RollingWindow(self.model, self.config, noise, shape, batch=self.recipe.batch)
-
     def state_dict(self) -> dict[str, Any]:
-        window = None if self.window is None else self.window.snapshot()
-        places = {"rows": torch.from_numpy(self.rows), "seed": self.seed, "begin": self.begin, "end": self.end}
-        return {**places, "window": window, "adversary": self.adversary.state_dict()}
+        return super().state_dict() | {"adversary": self.adversary.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows, self.seed, self.begin, self.end = state["rows"].numpy(), state["seed"], state["begin"], state["end"]
+        super().load_state_dict(state)
         self.adversary.load_state_dict(state["adversary"])
-        if state["window"] is not None:
-            with torch.autocast("cpu", torch.bfloat16):
-                self.window = self._new_window()
-            self.window.restore(state["window"])

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from world_model.training.ranks import is_first
+
 
 class Stateful(Protocol):
     """Anything with a state dict: modules, optimizers, averages."""
@@ -62,13 +64,17 @@ class Run:
         return np.random.default_rng((hash_stage(self.stage), step))
 
     def save(self) -> None:
-        """Write the checkpoint under a temporary name, then rename it."""
+        """Write the checkpoint under a temporary name, then rename it; all ranks have the same."""
+        if not is_first():
+            return
         temporary = self.path.with_suffix(".pt.part")
         torch.save({"step": self.step, **{name: part.state_dict() for name, part in self.parts.items()}}, temporary)
         os.replace(temporary, self.path)
 
     def log(self, step: int, **metrics: float) -> None:
-        """Append metrics to the log and print one line with speed and ETA."""
+        """Append metrics (of this rank's examples) to the log and print one line with speed and ETA."""
+        if not is_first():
+            return
         with open(self.folder / f"{self.stage}.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         pace = getattr(self, "seconds_per_step", float("nan"))

@@ -26,6 +26,7 @@ from world_model.stream import RollingWindow, WindowConfig
 from world_model.training.autoencoder import encode_all
 from world_model.training.data import Clips
 from world_model.training.optimizer import MuonAdamW
+from world_model.training.ranks import average_gradients, count_ranks, is_first, normal_like, share, wait_for_all
 from world_model.training.rollout import Rollout, RolloutRecipe
 from world_model.training.run import Average, Run, Stateful, learning_rate
 from world_model.transformer import Transformer, TransformerConfig
@@ -52,8 +53,9 @@ class StudentRecipe:
     past_noise: float = 0.1
     past_blur: float = 0.3
     past_noise_share: float = 0.5
-    level_jitter: float = 0.3
+    level_jitter: float = 0.5
     short_share: float = 0.25
+    flat_share: float = 0.2
     rollout: RolloutRecipe = RolloutRecipe()
     rollout_from: float = 0.2
 
@@ -121,7 +123,10 @@ def draw_layout(recipe: StudentRecipe, rng: np.random.Generator) -> Layout:
 
 
 def draw_levels(recipe: StudentRecipe, layout: Layout, batch: int, rng: np.random.Generator) -> Tensor:
-    """Draw the noise levels [batch, noisy frames]: a run of the ladder for each window, jittered between its neighbours."""
+    """Draw the noise levels [batch, noisy frames]: a run of the ladder for each window, jittered between its neighbours.
+
+    A share of the clips has one level for all frames instead: in this shape the network is the teacher of the distillation.
+    """
     ladder = np.array(recipe.window.ladder)
     full = len(ladder)
     shape = (batch, layout.count)
@@ -129,6 +134,8 @@ def draw_levels(recipe: StudentRecipe, layout: Layout, batch: int, rng: np.rando
     sigma = ladder[lowest[..., None] - np.arange(layout.size)]
     logit = np.log(sigma / (1 - np.minimum(sigma, 0.995))) + recipe.level_jitter * rng.standard_normal(sigma.shape)
     sigma = np.where(sigma < 1, 1 / (1 + np.exp(-logit)), 1.0)
+    flat = rng.random((batch, 1, 1)) < recipe.flat_share
+    sigma = np.where(flat, rng.uniform(0.02, 0.98, (batch, 1, 1)), sigma)
     return torch.from_numpy(sigma.reshape(batch, -1).astype(np.float32))
 
 
@@ -142,15 +149,19 @@ class LatentClips:
     @classmethod
     def encode(cls, clips: Clips, autoencoder: Autoencoder, path: Path) -> "LatentClips":
         """Encode all frames once and keep them at `path`."""
-        if path.exists():
-            return cls(clips, torch.load(path, weights_only=True))
+        if is_first() and not path.exists():
+            cls._encode(clips, autoencoder, path)
+        wait_for_all()
+        return cls(clips, torch.load(path, weights_only=True))
+
+    @staticmethod
+    def _encode(clips: Clips, autoencoder: Autoencoder, path: Path) -> None:
         parts, encoder = [], copy.deepcopy(autoencoder).bfloat16()  # as a world runs in play
         for i in range(0, len(clips.frames), 4096):
             parts.append(encode_all(encoder, clips.frames[i : i + 4096]).bfloat16().contiguous())
             print(f"encoding {min(i + 4096, len(clips.frames))}/{len(clips.frames)} frames", flush=True)
         torch.save(torch.cat(parts), path.with_suffix(".part"))
         path.with_suffix(".part").rename(path)
-        return cls(clips, torch.cat(parts))
 
     def draw(self, layout: Layout, batch: int, history: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Draw clips with their sinks: latents [batch, sink + frames, c, h, w] and the actions that led to them [batch, sink + frames, history, actions]."""
@@ -179,17 +190,17 @@ def clip_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, squared error of x0 per noisy frame [batch, frames], noise levels [batch, frames]) of one batch of clips."""
     config: TransformerConfig = recipe.model
-    batch, sink = len(latents), layout.sink
+    batch, sink = count_ranks() * len(latents), layout.sink
     past = sink + layout.frames - layout.size
-    past_noise = recipe.past_noise * torch.from_numpy(rng.random(batch) * (rng.random(batch) < recipe.past_noise_share)).float()
-    known = latents[:, sink:] + past_noise[:, None, None, None, None] * torch.randn_like(latents[:, sink:])
-    known = blur(known, torch.from_numpy(recipe.past_blur * rng.random(batch) * (rng.random(batch) < recipe.past_noise_share)).float())
+    worn = [torch.from_numpy(share(rng.random(batch) * (rng.random(batch) < recipe.past_noise_share))).float() for _ in range(2)]
+    known = latents[:, sink:] + recipe.past_noise * worn[0][:, None, None, None, None] * normal_like(latents[:, sink:])
+    known = blur(known, recipe.past_blur * worn[1])
     target = latents[:, sink + layout.offset :]
-    sigma = draw_levels(recipe, layout, batch, rng)
-    noisy = add_noise(target, torch.randn_like(target), sigma[..., None, None, None])
+    sigma = share(draw_levels(recipe, layout, batch, rng))
+    noisy = add_noise(target, normal_like(target), sigma[..., None, None, None])
 
     x = torch.cat([latents[:, :sink], known[:, : -layout.size], noisy], 1)
-    levels = torch.cat([torch.zeros(batch, past), sigma], 1)
+    levels = torch.cat([torch.zeros(len(x), past), sigma], 1)
     all_actions = torch.cat([actions[:, :past], actions[:, sink + layout.offset :]], 1)
     grid = (latents.shape[3] // config.patch_size[0], latents.shape[4] // config.patch_size[1])
     before = known[:, layout.offset - 1 : -1]
@@ -221,7 +232,7 @@ def train_student(
         rolls = step >= recipe.rollout_from * recipe.steps
         if not rolls or step % 2:
             layout = draw_layout(recipe, rng)
-            latents, actions = train.draw(layout, recipe.batch, recipe.model.action_history, rng)
+            latents, actions = (share(drawn) for drawn in train.draw(layout, recipe.batch, recipe.model.action_history, rng))
             with torch.autocast("cpu", torch.bfloat16):
                 loss, errors, sigma = clip_loss(model, recipe, latents, actions, layout, rng)
             loss.backward()
@@ -231,6 +242,7 @@ def train_student(
                 rollout_loss = rollout.loss(rng)
             rollout_loss.backward()
             rollout_losses.append(rollout_loss.item())
+        average_gradients(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step(learning_rate(step, recipe.steps))
         average.update(model)
@@ -239,7 +251,7 @@ def train_student(
             run.log(step + 1, loss=float(np.mean([s[0] for s in seen])), **by_level(seen, recipe.window.ladder), **rolled)
             seen.clear()
             rollout_losses.clear()
-        if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
+        if is_first() and ((step + 1) % 500 == 0 or step + 1 == recipe.steps):
             sample_strip(averaged(model, average), recipe, held_out, autoencoder, out / "student.png")
     return averaged(model, average)
 

@@ -14,14 +14,18 @@ import torch
 from world_model.autoencoder import Autoencoder
 from world_model.card import SHIPPED, ActionSpec, Card, WorldError
 from world_model.evaluation import fidelity
+from world_model.evaluation.judge import Judge
 from world_model.training import maze
 from world_model.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from world_model.training.data import Clips
+from world_model.training.distill import DistillRecipe, distill
+from world_model.training.judge import JudgeRecipe, train_judge
+from world_model.training.ranks import is_first, join_ranks, leave_ranks, wait_for_all
 from world_model.training.student import LatentClips, StudentRecipe, train_student
 from world_model.transformer import Transformer
 from world_model.world import World
 
-Stage = Literal["autoencoder", "student", "export", "all"]
+Stage = Literal["autoencoder", "student", "distill", "judge", "all"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class WorldRecipe:
     actions: tuple[ActionSpec, ...]
     autoencoder: AutoencoderRecipe = AutoencoderRecipe()
     student: StudentRecipe = StudentRecipe()
+    distill: DistillRecipe = DistillRecipe()
+    judge: JudgeRecipe = JudgeRecipe()
     num_starts: int = 24
 
 
@@ -88,29 +94,55 @@ def run(
         autoencoder=replace(recipe.autoencoder, steps=autoencoder_steps or recipe.autoencoder.steps),
         student=replace(recipe.student, steps=student_steps or recipe.student.steps),
     )
-    train, held_out = Clips.load(Path(data) / "train"), Clips.load(Path(data) / "held_out")
+    join_ranks()
+    try:
+        _train(recipe, stage, Path(data), Path(out), Path(world_file or Path(out) / f"{world}.safetensors"), begin)
+    finally:
+        leave_ranks()
+    return 0
+
+
+def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file: Path, begin: str | None) -> None:
     given = World.load(begin, "cpu", torch.float32) if begin else None
     if given and (given.autoencoder.config, given.transformer.config) != (recipe.autoencoder.model, recipe.student.model):
         raise WorldError(f"The networks of {begin} have other sizes than this recipe's; begin from a world that this recipe made.")
+    if is_first():  # decodes sessions that are new
+        Clips.load(data / "train"), Clips.load(data / "held_out")
+    wait_for_all()
+    train, held_out = Clips.load(data / "train"), Clips.load(data / "held_out")
+    judge = None
+    if stage in ("judge", "all"):
+        judge = train_judge(recipe.judge, train, held_out, out)
+        if is_first():
+            judge.save(out / "judge.safetensors")
+            print("the judge on held-out frames: " + ", ".join(f"{name} {value:g}" for name, value in judge.config.figures.items()))
+    if stage == "judge":
+        return
     autoencoder = train_autoencoder(recipe.autoencoder, train, held_out, out, given.autoencoder.state_dict() if given else None)
     if stage == "autoencoder":
-        return 0
+        return
     latents = LatentClips.encode(train, autoencoder, out / "latents_train.pt")
     held_out_latents = LatentClips.encode(held_out, autoencoder, out / "latents_held_out.pt")
     student = train_student(recipe.student, latents, held_out_latents, autoencoder, out, given.transformer.state_dict() if given else None)
-    if stage in ("export", "all"):
-        path = world_file or Path(out) / f"{world}.safetensors"
-        made = build_world(recipe, autoencoder, student, latents)
-        made.save(path)
-        figures = fidelity.measure(World.load(path), held_out, sheet=Path(out) / "fidelity.png")
-        told = {f"psnr_{kind}_{horizon}": value for kind, by_horizon in figures.items() for horizon, value in by_horizon.items()}
-        made.card = msgspec.structs.replace(made.card, figures=told)
-        made.save(path)
-        print("PSNR in dB against the real environment, by frames ahead:")
-        for kind, by_horizon in figures.items():
-            print(f"  {kind:16}" + "  ".join(f"{h}: {value:.2f}" for h, value in by_horizon.items()))
-        print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB); ship it by copying it to {SHIPPED}")
-    return 0
+    _export(build_world(recipe, autoencoder, student, latents), held_out, judge, out / f"{recipe.name}-student.safetensors")
+    if stage in ("distill", "all"):
+        student = distill(recipe.distill, recipe.student, student, latents, held_out_latents, autoencoder, out)
+        _export(build_world(recipe, autoencoder, student, latents), held_out, judge, world_file)
+
+
+def _export(made: World, held_out: Clips, judge: Judge | None, path: Path) -> None:
+    """Write a world file with its measured fidelity in its card, and say what it is like."""
+    if not is_first():
+        return
+    made.save(path)
+    figures = fidelity.measure(World.load(path), held_out, judge=judge, sheet=path.with_suffix(".png"))
+    told = {f"psnr_{kind}_{horizon}": value for kind, by_horizon in figures.items() for horizon, value in by_horizon.items()}
+    made.card = msgspec.structs.replace(made.card, figures=told)
+    made.save(path)
+    print("against the real environment, by frames ahead (PSNR in dB; errors of position and heading):")
+    for kind, by_horizon in figures.items():
+        print(f"  {kind:22}" + "  ".join(f"{h}: {value:.2f}" for h, value in by_horizon.items()))
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB); ship it by copying it to {SHIPPED}")
 
 
 def build_world(recipe: WorldRecipe, autoencoder: Autoencoder, transformer: Transformer, latents: LatentClips) -> World:
