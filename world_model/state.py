@@ -93,7 +93,7 @@ def load_state(path: Path, stream: "Stream") -> dict[str, Any]:
 
 
 def load_screen(path: Path) -> np.ndarray:
-    """Return the picture in a state, uint8 [height, width, 3]: what is left of it in another world.
+    """Return the picture in a state, uint8 [height, width, 3], or its block with a frame axis before: what is left of it in another world.
 
     Raises:
         StateError: the file cannot be read.
@@ -101,7 +101,7 @@ def load_screen(path: Path) -> np.ndarray:
     try:
         with safe_open(path, "pt") as file:
             part = file.get_slice("screen")
-            if part.get_dtype() == "U8" and len(part.get_shape()) == 3:
+            if part.get_dtype() == "U8" and len(part.get_shape()) in (3, 4):
                 return file.get_tensor("screen").numpy()
     except (OSError, SafetensorError) as error:
         raise StateError(f"{path} is not a readable state: {error}.") from error
@@ -119,8 +119,9 @@ def _read(path: Path, numbers: Numbers, stream: "Stream") -> dict[str, Tensor]:
             ahead = file.get_slice("x").get_shape()[1] if "x" in names else 0
             if ahead not in (0, size * (len(window.config.ladder) - 1)):
                 raise StateError(f"{path} does not fit this world: its window has {ahead} frames.")
+            screen = ((batch,) if stream.batched else ()) + ((size,) if ahead and size > 1 else ()) + np.shape(stream.screen)[-3:]
             expected: dict[str, tuple[int, ...]] = {
-                "screen": np.shape(stream.screen), "x": (batch, ahead, *frame), "x0": (batch, ahead, *frame), "actions": (batch, ahead, actions),
+                "screen": screen, "x": (batch, ahead, *frame), "x0": (batch, ahead, *frame), "actions": (batch, ahead, actions),
                 "lived": tuple(window.lived.shape), "last": (batch, 1, *frame), "clean": (batch, size, *frame),
             }  # fmt: skip
             layers, _, slots, *rest = cache.k.shape
