@@ -136,13 +136,13 @@ class SessionWriter:
             self.directory.mkdir(parents=True, exist_ok=True)
             if any(self.directory.iterdir()):
                 raise SessionError(f"The folder {self.directory} is not empty; give a new one, recordings are never overwritten.")
+            self._tape = self._open("tape.jsonl")  # the first to make it has the folder
             if save_state:
                 save_state(self.directory / STATE)
             text = json.dumps({"format": FORMAT, **header, "state": save_state is not None}, indent=1)
             temporary = self.directory / "header.json.part"
             temporary.write_text(text)
             os.replace(temporary, self.directory / "header.json")
-            self._tape = self._open("tape.jsonl")
             self._digests = self._open("digests.txt")
             self._states: TextIO | None = None
             self._prompts: TextIO | None = None
