@@ -20,6 +20,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from game.play import PlayConfig, play
+from game.replay import ReplayConfig, replay
 
 INTERRUPTED = 130
 
@@ -39,6 +40,18 @@ class Play(PlayConfig):
 
 
 @dataclass(frozen=True)
+class Replay(ReplayConfig):
+    """Play a recorded session again, check it, render it, or play on from any of its frames."""
+
+    directory: Annotated[Positional[Path], arg(metavar="DIR")]
+    """The session."""
+
+    def run(self) -> int:
+        """Replay."""
+        return replay(self.directory, self)
+
+
+@dataclass(frozen=True)
 class Worlds:
     """List the worlds that can be played."""
 
@@ -53,7 +66,7 @@ class Worlds:
             if isinstance(card, WorldError):
                 print(f"{path.stem:<16}cannot be played: {card}")
             else:
-                actions = ", ".join(action.name for action in card.actions)
+                actions = ", ".join(action.name for action in card.actions) or "prompts"
                 print(f"{card.name:<16}{card.title}; {card.width}x{card.height} at {card.fps:g} fps; {actions}")
         return 0
 
@@ -86,6 +99,10 @@ class Bench:
     """How many ticks to play as fast as possible, watching the memory."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda."""
+    out: Path | None = None
+    """File for the figures as JSON."""
+    against: Path | None = None
+    """Such a file of an earlier run, to compare with."""
 
     def run(self) -> int:
         """Measure and print."""
@@ -115,6 +132,32 @@ class Response:
         from world_model.evaluation.response import run
 
         return run(**asdict(self))
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Make a world file of a published checkpoint (Rolling Forcing 1.3B)."""
+
+    file: Positional[Path]
+    """The checkpoint, rolling_forcing_dmd.pt; only tensors are read, no code in it is run."""
+    out: Path
+    """The world file to write."""
+    width: int = 832
+    """Width of the world's frames, a multiple of 16 pixels."""
+    height: int = 480
+    """Height of the world's frames, a multiple of 16 pixels."""
+    heads: int | None = None
+    """Attention heads, if they are not 128 wide."""
+    text_len: int = 512
+    """Tokens of a prompt."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """How to keep the weights."""
+
+    def run(self) -> int:
+        """Convert."""
+        from world_model.wan.convert import convert
+
+        return convert(**asdict(self))
 
 
 @dataclass(frozen=True)
@@ -215,8 +258,31 @@ class Train:
         return run(**asdict(self))
 
 
-Command = Play | Worlds | Parity | Bench | Response | Evaluate | Collect | Train
-COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (Play, Worlds, Parity, Bench, Response, Evaluate, Collect, Train)}
+@dataclass(frozen=True)
+class Export:
+    """Write sessions as a data set: plain arrays, or one that LeRobot opens."""
+
+    directories: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR")]
+    """Sessions, or folders of sessions."""
+    format: Literal["lerobot", "npz"] = "npz"
+    """One file of numpy arrays per session, or a LeRobot data set of all of them (needs pyarrow)."""
+    out: Path = Path("export")
+    """A new folder."""
+
+    def run(self) -> int:
+        """Export."""
+        if not self.directories:
+            raise ValueError("Missing from main.py export: DIR, the folders of sessions; see main.py export --help.")
+        from world_model.export import export
+
+        frames = export(list(self.directories), self.format, self.out)
+        print(f"Wrote {frames} frames into {self.out}.")
+        return 0
+
+
+Command = Play | Replay | Worlds | Parity | Convert | Bench | Response | Evaluate | Collect | Train | Export
+KINDS = (Play, Replay, Worlds, Parity, Convert, Bench, Response, Evaluate, Collect, Train, Export)
+COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in KINDS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

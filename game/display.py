@@ -8,7 +8,7 @@ import pygame
 from game import theme
 
 SIZES = ((1024, 768), (896, 672), (640, 480))  # whole multiples of common frame sizes
-NO_DISPLAY = "There is no display to open a window on ({}); play on a desktop, or without a window by --headless."
+NO_DISPLAY = "There is no display to open a window on ({}); play on a desktop, or without a window (play --headless, replay --verify or --video)."
 
 
 class NoDisplayError(ValueError):

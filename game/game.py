@@ -3,52 +3,35 @@
 This loop is the same with a window and without. With a window it runs in a thread beside the display; without, it is all
 there is. The order within a round is what makes it obey: the wait comes first, the input is read last, and nothing stands
 between reading it and the tick. Commands (pause, step, restart, stop) may come from any thread at any time, even while the
-world is still loading; a paused game sleeps until one of them comes.
+world is still loading; a paused game sleeps until one of them comes. What a command changes in the stream or its recording is done
+by the thread that plays, between two ticks; what takes long on the disk is done beside it.
 """
 
 import enum
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from controls.keyboard import Player
 from game.budget import RollbackBudget
+from game.commands import COMMANDS
+from game.history import MAX_BYTES, History, Moment
 from game.mailbox import Picture
 from game.meters import Speedometer
 from game.pacing import Clock, Pace
-from game.recorder import Recorder, next_folder, session_header
-from world_model.session import SessionError
+from game.recorder import Recorded
+from game.recordings import Beginning, Recordings
+from game.slots import Slots
+from game.stage import Screen, Stream, World
+from world_model.prompts import Prompt
 
-
-class Stream(Protocol):
-    """A running world, as `World.stream` returns it."""
-
-    @property
-    def screen(self) -> np.ndarray: ...
-    @property
-    def rolled_back(self) -> int: ...
-    def tick(self, action: Iterable[str], *, rollback: int) -> np.ndarray: ...
-
-
-class World(Protocol):
-    """A loaded world, as `World.load` returns it."""
-
-    @property
-    def card(self) -> Any: ...
-    @property
-    def sha256(self) -> str: ...
-    def stream(self, seed: int = 0, start: int = 0) -> Stream: ...
-
-
-class Screen(Protocol):
-    """Where pictures and sentences for the player go."""
-
-    def show(self, picture: Picture) -> None: ...
-    def tell(self, sentence: str) -> None: ...
+CLIP_S = 30
+NO_STATES = "In a world of words a session begins at its start: restart while you record"
 
 
 @dataclass(frozen=True)
@@ -57,15 +40,30 @@ class GameConfig:
 
     seed: int = 0
     start: int = 0
-    frames: int | None = None  # end after so many ticks
+    frames: int | None = None  # end after so many frames
     paced: bool = True  # at the world's own fps; otherwise as fast as it can
     record: Path | None = None  # write a session into this folder
     rollback: int | None = None  # by how many levels when the actions change; None: as the card says
+    prompts: tuple[Prompt, ...] = ()  # what a text world is told, and when
+    own_folder: Path = Path()  # for recordings without a folder of their own, and for save slots
+    history_bytes: int = MAX_BYTES
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Where a game goes on that another session began: a state of its stream, and how to name that session."""
+
+    saved: Any
+    parent: Mapping[str, Any]
+
+
+Order = Callable[[World, Recordings], None]
 
 
 class _Next(enum.Enum):
     TICK = enum.auto()
-    RESTART = enum.auto()
+    REWIND = enum.auto()
+    ORDER = enum.auto()
     STOP = enum.auto()
 
 
@@ -76,7 +74,11 @@ class Game:
         open_world: loads the world; called by `run`, so that a slow load happens in the thread that plays.
         player: asked for the actions of each tick.
         screen: shown every frame; called from the thread that plays.
+        branch: where to begin, if not at a start of the world; the game is then recorded from its beginning.
     """
+
+    commands = COMMANDS
+    timeline = None  # that of a replay
 
     def __init__(
         self,
@@ -85,18 +87,31 @@ class Game:
         screen: Screen,
         config: GameConfig = GameConfig(),
         clock: Clock | None = None,
+        branch: Branch | None = None,
     ) -> None:
         self.world: World | None = None
         self.seed, self.start = config.seed, config.start
-        self._open_world, self._player, self._screen, self._config = open_world, player, screen, config
+        self._open_world, self._player, self._screen, self._config, self._branch = open_world, player, screen, config, branch
         self._clock = clock or Clock()
         self._told = threading.Condition()
-        self._paused = self._stopped = False
-        self._restarted = False
+        self._paused = self._stopped = self._rewinding = False
+        self._orders: deque[Order] = deque()
         self._steps = 0
+        self._went_back = 0  # pictures shown since the rewind began
         self._pace: Pace | None = None  # None while time stands still: there is no deadline to keep then
-        self._recorder: Recorder | None = None
+        self._stream: Stream
+        self._history = History(config.history_bytes)
+        self._origin: Moment | None = None  # the moment at a start of the world, which needs no state to be found again
+        self._recordings: Recordings | None = None  # once the world is loaded
+        self.slots = Slots(config.own_folder / "slots", screen.tell)
         self.rollback = 0  # as wanted; the budget may choose less
+        self.prompt = ""  # what a text world is told from the next tick on
+        self._to_say: list[Prompt] = []
+
+    @property
+    def card(self) -> Any:
+        """The card of the world, once it is loaded."""
+        return self.world and self.world.card
 
     @property
     def paused(self) -> bool:
@@ -104,9 +119,14 @@ class Game:
         return self._paused
 
     @property
-    def recording(self) -> bool:
-        """Whether a session is being written."""
-        return self._recorder is not None and self._recorder.writing
+    def sign(self) -> str:
+        """What the player must know about time."""
+        return "Rewinding" if self._rewinding else "Paused" if self._paused else ""
+
+    @property
+    def recording(self) -> Recorded | None:
+        """What has been written of the session that is being recorded; None if there is none."""
+        return self._recordings.recorded if self._recordings else None
 
     def pause(self, paused: bool) -> None:
         """Hold time, or let it go on."""
@@ -124,17 +144,45 @@ class Game:
     def restart(self, *, next_seed: bool = False) -> None:
         """Begin again: with the same noise from the same place, or with the next seed from the next start."""
         with self._told:
-            if self.world is None:
-                return
-            if next_seed:
-                self.seed, self.start = self.seed + 1, (self.start + 1) % max(1, self.world.card.num_starts)
-            self._restarted = True
+            if self.world and next_seed:
+                self.seed, self.start = self.seed + 1, (self.start + 1) % max(1, self.card.num_starts)
+            self._order(self._begin_again)
+
+    def rewind(self, on: bool) -> None:
+        """Go back in time until told otherwise; then play on from there."""
+        with self._told:
+            if on and not self._rewinding:
+                self._went_back = 0
+                self._rewinding = self.world is not None and not self.world.card.parts
+            elif not on and self._rewinding:
+                self._rewinding = False
+                self._orders.append(self._land)
             self._told.notify_all()
+
+    def record(self) -> None:
+        """Begin to record a session, or finish the one that is being recorded."""
+        self._order(self._record)
+
+    def clip(self) -> None:
+        """Save the last 30 seconds as a session."""
+        self._order(self._clip)
+
+    def save(self) -> None:
+        """Keep this moment in the chosen slot."""
+        self._order(self._save)
+
+    def load(self) -> None:
+        """Go on from the moment in the chosen slot."""
+        self._order(self._load)
 
     def cycle_rollback(self) -> None:
         """Roll back one level deeper from now on, and after the deepest not at all."""
         if self.world:
             self.rollback = (self.rollback + 1) % (self.world.card.max_rollback + 1)
+
+    def say(self, prompt: str) -> None:
+        """Tell a text world something else from the next tick on."""
+        self.prompt = prompt
 
     def stop(self) -> None:
         """End `run` after the tick that is being made."""
@@ -153,10 +201,17 @@ class Game:
             self._player.bind(world.card.actions)
             self.rollback = self._choose_rollback(world)
             self.world = world
-            self._play(world, self._begin(world, self._config.record))
+            self._recordings = Recordings(self._config.record or self._config.own_folder / "recordings" / world.card.name, self._screen.tell)
+            self._begin(world, self._branch.saved if self._branch else None)
+            if self._branch:
+                self._recordings.begin(self._beginning(), self._branch.parent)
+            elif self._config.record:
+                self._recordings.begin_at_once(self._beginning())
+            self._play(world, self._recordings)
         finally:
-            if self._recorder:
-                self._recorder.close()
+            if self._recordings:
+                self._recordings.close()
+            self.slots.wait()
 
     def _choose_rollback(self, world: World) -> int:
         asked, most = self._config.rollback, world.card.max_rollback
@@ -164,60 +219,59 @@ class Game:
             raise ValueError(f"--rollback is {asked}, but this world can be rolled back by 0 to {most} levels.")
         return world.card.rollback if asked is None else asked
 
-    def _begin(self, world: World, record: Path | None) -> Stream:
-        """Start a stream and its recording, and show the picture it starts from."""
-        with self._told:
-            seed, start = self.seed, self.start
-        stream = world.stream(seed=seed, start=start)
-        if record:
-            self._recorder = Recorder(record, session_header(world, seed, start), self._screen.tell)
-        self._pace = None
-        self._screen.show(Picture(stream.screen))
-        return stream
-
-    def _begin_again(self, world: World) -> Stream:
-        """Start over. A session holds one stream, so the recording goes on in a folder beside the first."""
-        if self._recorder:
-            self._recorder.close()
-            self._recorder = None
-        try:
-            return self._begin(world, next_folder(self._config.record) if self._config.record else None)
-        except SessionError as error:
-            self._screen.tell(str(error))
-            return self._begin(world, None)
-
-    def _play(self, world: World, stream: Stream) -> None:
+    def _play(self, world: World, recordings: Recordings) -> None:
         clock, speedometer = self._clock, Speedometer(world.card.fps)
         period_s = 1 / world.card.fps if self._config.paced else 0.0
         budget = RollbackBudget(world.card.max_rollback + 1, period_s)
-        number = played = 0
-        while played != self._config.frames:
+        played = 0
+        while self._config.frames is None or played < self._config.frames:
             what = self._wait()
             if what is _Next.STOP:
                 break
-            if what is _Next.RESTART:
-                stream, number = self._begin_again(world), 0
+            if what is _Next.ORDER:
+                self._orders.popleft()(world, recordings)
                 continue
-            held = self._player.take()
-            if held is None:
+            held = None if what is _Next.REWIND else self._player.take()
+            if held is None and what is _Next.TICK:
                 break
             started_s = clock.now_s()
             first, pace = self._pace is None, self._pace or Pace(period_s, started_s)
-            self._pace = pace.started(started_s)
+            if held is None:
+                self._pace = replace(pace, period_s=period_s).started(started_s)
+                self._go_back()
+                continue
             if first:
                 speedometer.reset()
-            wanted = self.rollback
-            allowed = budget.choose(wanted)
-            frame = stream.tick(held.actions, rollback=allowed)
-            done_s, rolled_back = clock.now_s(), stream.rolled_back
+            wanted, stream, number = self.rollback, self._stream, self._history.newest.number
+            allowed = wanted if self._tell(world, stream, number) else budget.choose(wanted)
+            block = _block(stream.tick(held.actions, rollback=allowed))
+            self._pace = replace(pace, period_s=len(block) * period_s).started(started_s)  # a block is shown in the world's own time
+            done_s = clock.now_s()
             if number:  # the first tick fills the window
-                budget.learn(rolled_back, done_s - started_s)
-            speed = speedometer.tick(started_s, done_s, self._pace.late)
-            number, played = number + 1, played + 1
+                budget.learn(stream.rolled_back, done_s - started_s)
+            speed = speedometer.tick(started_s, done_s, self._pace.late, len(block))
+            played += len(block)
+            prompt = stream.prompt if world.card.parts else ""
+            moment = Moment(block, number + len(block), done_s, None, held.actions, stream.rolled_back, prompt, held.input_s)
             # A key pressed while time stood still waited for the player, not for the engine.
-            self._screen.show(Picture(frame, number, held.actions, None if first else held.input_s, speed, wanted, allowed))
-            if self._recorder:
-                self._recorder.append(frame, held.actions, rolled_back)
+            input_s, reel = None if first else held.input_s, block if len(block) > 1 else None
+            self._screen.show(Picture(block[-1], moment.number, held.actions, input_s, speed, wanted, allowed, reel, moment))
+            moment.saved = self._snapshot(world)
+            self._history.add(moment)
+            recordings.append(moment)
+
+    def _tell(self, world: World, stream: Stream, number: int) -> bool:
+        """Tell a text world the prompt that counts after `number` frames; return whether it is another one. Its window obeys at once, late or not."""
+        while self._to_say and self._to_say[0].frame <= number:
+            self.prompt = self._to_say.pop(0).prompt
+        if not world.card.parts or stream.prompt == self.prompt:
+            return False
+        stream.prompt = self.prompt
+        return True
+
+    def _snapshot(self, world: World) -> dict[str, Any] | None:
+        """Return the state of the stream; None in a text world, where it takes gigabytes."""
+        return None if world.card.parts else self._stream.snapshot()
 
     def _wait(self) -> _Next:
         """Wait until the next tick is due or something else is to be done."""
@@ -225,15 +279,90 @@ class Game:
             while True:
                 if self._stopped:
                     return _Next.STOP
-                if self._restarted:
-                    self._restarted = False
-                    return _Next.RESTART
+                if self._orders:
+                    return _Next.ORDER
                 wait_s: float | None = None
-                if self._paused:
+                if self._paused and not self._rewinding:
                     self._pace = None
                     if self._steps:
                         self._steps -= 1
                         return _Next.TICK
                 elif self._pace is None or (wait_s := self._pace.wait_s(self._clock.now_s())) <= 0:
-                    return _Next.TICK
+                    return _Next.REWIND if self._rewinding else _Next.TICK
                 self._clock.wait(self._told, wait_s)
+
+    # Orders: done by the thread that plays, between two ticks.
+
+    def _order(self, order: Order) -> None:
+        with self._told:
+            if self.world:
+                self._orders.append(order)
+                self._told.notify_all()
+
+    def _begin(self, world: World, saved: Mapping[str, Any] | None = None) -> None:
+        """Start a stream, at a start of the world or from a state, and show the picture it starts from."""
+        with self._told:
+            seed, start = self.seed, self.start
+        self._stream = stream = world.stream(seed=seed, start=start)
+        if saved:
+            stream.restore(saved)
+            self.seed = stream.seed
+        block = _block(stream.screen)
+        number = stream.frame * len(block)
+        self._history.clear()
+        self._history.add(Moment(block, number, self._clock.now_s(), self._snapshot(world)))
+        self._origin = None if saved else self._history.newest
+        self._pace, self._to_say = None, list(self._config.prompts)
+        self._screen.show(Picture(block[-1], number))
+
+    def _begin_again(self, world: World, recordings: Recordings) -> None:
+        self._begin(world)
+        recordings.go_on(self._beginning(), branched=False)
+
+    def _go_back(self) -> None:
+        """Show an earlier moment; the longer this lasts, the larger are the steps."""
+        for _ in range(1 + int(self._went_back / self.card.fps)):
+            moment = self._history.back()
+        self._went_back += 1
+        self._screen.show(Picture(moment.frame, moment.number, moment.actions))
+
+    def _land(self, world: World, recordings: Recordings) -> None:
+        """Play on from the moment that the rewind has come to."""
+        if not self._went_back:  # a tap shorter than a frame
+            self._go_back()
+        self._stream.restore(self._history.newest.saved)
+        self._pace = None
+        recordings.go_on(self._beginning(), branched=True)
+
+    def _beginning(self, moment: Moment | None = None) -> Beginning:
+        """Return what a session begins with that begins at a moment, by default the newest."""
+        moment, stream = moment or self._history.newest, self._stream
+        save_state = None if moment is self._origin else lambda path: stream.save(path, moment.saved)
+        return Beginning(moment, (self.world, self.seed, self.start, self.rollback), save_state)
+
+    def _record(self, world: World, recordings: Recordings) -> None:
+        if recordings.recorded:
+            recordings.finish(world.card.fps)
+        elif self._history.newest.saved or self._history.newest is self._origin:
+            recordings.begin(self._beginning())
+        else:
+            self._screen.tell(NO_STATES)
+
+    def _clip(self, world: World, recordings: Recordings) -> None:
+        first, *moments = self._history.last(round(CLIP_S * world.card.fps / len(self._history.newest.block)) + 1)
+        if moments and (first.saved or first is self._origin):
+            recordings.clip(self._beginning(first), moments, world.card.fps)
+
+    def _save(self, world: World, recordings: Recordings) -> None:
+        if saved := self._history.newest.saved:
+            self.slots.save(world, self._stream, saved)
+
+    def _load(self, world: World, recordings: Recordings) -> None:
+        if saved := self.slots.load(world, self._stream):
+            self._begin(world, saved)
+            recordings.go_on(self._beginning(), branched=False)
+
+
+def _block(frames: np.ndarray) -> np.ndarray:
+    """Return what a tick made as uint8 [frames, height, width, 3]."""
+    return frames if frames.ndim == 4 else frames[None]

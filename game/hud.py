@@ -3,28 +3,30 @@
 Each is a function of what it shows and of the text height `px`, and returns a picture; the window decides where it goes.
 """
 
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pygame
 
 from controls.keys import ActionSpec
 from game import theme
-from game.commands import commands_beside
+from game.commands import Command, commands_beside
 from game.mailbox import Picture
-from game.widgets import column, dot, key_cap, panel, paragraph, row, text, widened
+from game.widgets import bar, column, dot, key_cap, panel, paragraph, row, text, widened
+
+if TYPE_CHECKING:
+    from game.projector import Timeline
 
 LATE_SHARE_TOLD = 0.01  # a world that misses more of its deadlines than this is called late
 
 
-def figures(picture: Picture, key_ms: tuple[float, float] | None, recording: bool, px: int) -> pygame.Surface:
+def figures(picture: Picture, key_ms: tuple[float, float] | None, px: int) -> pygame.Surface:
     """Speed, frame count and response, and warnings when the world is slower than it should be."""
-    speed = picture.speed
-    parts = [
-        _figure(f"{speed.fps:.1f}", "fps", px),
-        _figure(f"{speed.tick_ms:.0f}", "ms per tick", px),
-        _figure(f"{speed.factor:.2f}x", "real time", px),
-        _figure(f"{picture.number}", "frames", px),
-    ]
+    speed, parts = picture.speed, []
+    if speed.tick_ms:  # nothing is made while the player rewinds
+        parts = [_figure(f"{speed.fps:.1f}", "fps", px), _figure(f"{speed.tick_ms:.0f}", "ms per tick", px), _figure(f"{speed.factor:.2f}x", "real time", px)]
+    parts.append(_figure(f"{picture.number}", "frames", px))
     if picture.allowed_rollback < picture.rollback:
         parts.append(text(f"rollback {picture.allowed_rollback} of {picture.rollback}", px, theme.WARNING))
     elif picture.rollback:
@@ -33,9 +35,28 @@ def figures(picture: Picture, key_ms: tuple[float, float] | None, recording: boo
         parts.append(_figure(f"{key_ms[0]:.0f} / {key_ms[1]:.0f}", "ms key to screen", px))
     if speed.late_share > LATE_SHARE_TOLD:
         parts.append(text(f"late {speed.late_share:.0%}", px, theme.WARNING))
-    if recording:
-        parts.append(row([dot(round(px * 0.6), theme.RECORDING), text("rec", px, theme.RECORDING)], px // 3))
     return panel(row(parts, round(px * 1.1)), px)
+
+
+def recording(seconds: float, num_bytes: int, px: int) -> pygame.Surface:
+    """A red dot, for how long a session has been recorded, and its size."""
+    return panel(row([dot(round(px * 0.7), theme.RECORDING), text(minutes(seconds), px), _figure(f"{num_bytes / 1e6:.1f}", "MB", px)], px // 2), px)
+
+
+def timeline(line: "Timeline", fps: float, width: int, px: int) -> pygame.Surface:
+    """Where a replay is: a bar, the time, the speed, and how close two pictures side by side are."""
+    time = text(f"{minutes(line.number / fps)} / {minutes(line.total / fps)}", px)
+    parts = [time, _figure(f"{line.number}", f"of {line.total}", px), text(f"{line.speed:g}x", px)]
+    if line.psnr_db is not None:
+        parts.append(_figure("same" if math.isinf(line.psnr_db) else f"{line.psnr_db:.1f} dB", "PSNR", px))
+    words = row(parts, px)
+    length = max(words.get_width(), width - 8 * px)
+    return panel(column([bar(line.number / max(1, line.total), length, px // 3), words], px // 2), px)
+
+
+def minutes(seconds: float) -> str:
+    """Return a time as minutes and seconds."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def seen_keys(actions: Sequence[ActionSpec], seen: Sequence[str], px: int) -> pygame.Surface:
@@ -44,9 +65,11 @@ def seen_keys(actions: Sequence[ActionSpec], seen: Sequence[str], px: int) -> py
     return row(caps, px // 4)
 
 
-def help_page(title: str, description: str, actions: Sequence[ActionSpec], px: int) -> pygame.Surface:
+def help_page(title: str, description: str, actions: Sequence[ActionSpec], commands: Sequence[Command], px: int) -> pygame.Surface:
     """All keys: the world's own and the game's."""
-    tables = row([_key_table(actions, px), _key_table(commands_beside(actions), px)], 3 * px, "start")
+    commands = commands_beside(actions, commands)
+    half = (len(commands) + 1) // 2
+    tables = row([_key_table(part, px) for part in (actions, commands[:half], commands[half:]) if part], 2 * px, "start")
     parts = [text(title, round(px * 1.5)), paragraph(description, px, tables.get_width(), theme.QUIET), tables]
     return panel(column(parts, px, "middle"), 2 * px)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from game.history import Moment
 from game.meters import Speed
 
 
@@ -17,12 +18,14 @@ class Picture:
     """One frame for the player, and what he is told about it."""
 
     frame: np.ndarray  # uint8 [height, width, 3]
-    number: int = 0  # ticks since the start picture, which is number 0
+    number: int = 0  # frames since the start picture, which is number 0
     actions: tuple[str, ...] = ()  # what the model saw
     input_s: float | None = None  # when the oldest input happened that this frame is the first to obey
     speed: Speed = Speed()
     rollback: int = 0  # by how many levels, when the actions change
     allowed_rollback: int = 0  # by how many the clock allows
+    reel: np.ndarray | None = None  # uint8 [frames, height, width, 3]: a block to be shown at the world's fps, `frame` is its last
+    moment: Moment | None = None  # is told when the picture is on the screen
 
 
 class Mailbox:

@@ -22,22 +22,22 @@ class Speedometer:
 
     def __init__(self, fps: float) -> None:
         self._fps = fps
-        self._ticks: deque[tuple[float, float, bool]] = deque(maxlen=max(2, math.ceil(2 * fps)))
+        self._ticks: deque[tuple[float, float, bool, int]] = deque(maxlen=max(2, math.ceil(2 * fps)))
 
     def reset(self) -> None:
         """Forget everything: time that was not played must not count."""
         self._ticks.clear()
 
-    def tick(self, started_s: float, done_s: float, late: bool) -> Speed:
-        """Take in one tick and return the speed of the recent ones."""
-        self._ticks.append((started_s, (done_s - started_s) * 1000, late))
+    def tick(self, started_s: float, done_s: float, late: bool, frames: int = 1) -> Speed:
+        """Take in one tick, which made so many frames, and return the speed of the recent ones."""
+        self._ticks.append((started_s, (done_s - started_s) * 1000, late, frames))
         span_s = started_s - self._ticks[0][0]
-        fps = (len(self._ticks) - 1) / span_s if span_s > 0 else 0.0
+        fps = (sum(frames for *_, frames in self._ticks) - frames) / span_s if span_s > 0 else 0.0
         return Speed(
             fps=fps,
             factor=fps / self._fps,
-            tick_ms=statistics.median(tick_ms for _, tick_ms, _ in self._ticks),
-            late_share=sum(late for _, _, late in self._ticks) / len(self._ticks),
+            tick_ms=statistics.median(tick_ms for _, tick_ms, *_ in self._ticks),
+            late_share=sum(late for _, _, late, _ in self._ticks) / len(self._ticks),
         )
 
 

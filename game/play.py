@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from controls.keyboard import Keyboard, Player
-    from game.game import GameConfig, World
+    from game.game import GameConfig
     from game.mailbox import Picture
+    from game.stage import World
     from world_model.card import Card
+    from world_model.prompts import Prompt
 
     Load = Callable[[], World]
 
@@ -48,10 +50,25 @@ class PlayConfig:
     """Show figures and keys over the picture."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """In which numbers; auto takes bfloat16 where the machine multiplies it natively."""
+    compile: bool = False
+    """Let torch compile the network; the first ticks take longer."""
+    prompt: str | None = None
+    """What a text world is told at first."""
+    prompts: Path | None = None
+    """Tell a text world more on the way: JSON lines like {"frame": 96, "prompt": "It begins to rain."}, as a session keeps them."""
+    parts: str | None = None
+    """Folder, or name in the Hugging Face cache, of a text world's text encoder and video autoencoder, if not what its card names."""
+    offload: bool = False
+    """Keep a text world's text encoder in main memory; new prompts take longer."""
 
 
-def enter(world: str, device: str) -> tuple["Card", "Load"]:
+def enter(world: str, device: str, dtype: str = "auto", **how: Any) -> tuple["Card", "Load"]:
     """Return the card of a world, read at once, and a function that loads it, slowly: there torch is imported.
+
+    Args:
+        how: what else `World.load` is to be told.
 
     Raises:
         WorldError: there is no such world, or its file is broken.
@@ -61,9 +78,11 @@ def enter(world: str, device: str) -> tuple["Card", "Load"]:
     path = find_world(world)
 
     def load() -> "World":
+        import torch
+
         from world_model.world import World
 
-        return World.load(path, device=device)
+        return World.load(path, device, None if dtype == "auto" else getattr(torch, dtype), **how)
 
     return read_card(path), load
 
@@ -77,13 +96,15 @@ def play(config: PlayConfig) -> int:
     from controls.keyboard import Keyboard, Player
     from controls.tape import Nobody, Tape
     from game.game import GameConfig
+    from world_model.card import user_folder
     from world_model.session import read_tape
 
     if config.frames is not None and config.frames < 0:
         raise ValueError(f"--frames is {config.frames}, but must not be negative.")
     if config.headless and config.frames is None and config.actions is None:
         raise ValueError("Without a window nobody can end the game; give --frames N, or a tape by --actions FILE.")
-    card, load = enter(config.world, config.device)
+    card, load = enter(config.world, config.device, config.dtype, compile=config.compile, offload=config.offload, parts=config.parts)
+    prompts = _prompts(config, card)
     keyboard = Keyboard()
     hands: Player = Nobody() if config.headless else keyboard
     player = hands
@@ -91,10 +112,23 @@ def play(config: PlayConfig) -> int:
         # Past the end of its tape a game without a window goes on only for the frames that were asked for.
         ends = config.headless and config.frames is None
         player = Tape(read_tape(config.actions, card.action_names), None if ends else hands)
-    game = GameConfig(config.seed, config.start, config.frames, paced=not config.headless, record=config.record, rollback=config.rollback)
+    game = GameConfig(
+        config.seed, config.start, config.frames, paced=not config.headless, record=config.record, rollback=config.rollback, prompts=prompts,
+        own_folder=user_folder(), history_bytes=0 if config.headless else GameConfig.history_bytes,
+    )  # fmt: skip
     if config.headless:
         return _without_window(card, load, player, game)
     return _in_window(config, card, load, player, keyboard, game)
+
+
+def _prompts(config: PlayConfig, card: "Card") -> tuple["Prompt", ...]:
+    from world_model.prompts import Prompt, read_prompts
+
+    obeys, useless = ("words and not keys", ["actions"]) if card.parts else ("keys and not words", ["prompt", "prompts", "parts", "offload"])
+    for name in useless:
+        if getattr(config, name):
+            raise ValueError(f"{card.title} obeys {obeys}, and has no use for --{name}.")
+    return (*([Prompt(0, config.prompt)] if config.prompt else []), *(read_prompts(config.prompts) if config.prompts else []))
 
 
 def _in_window(config: PlayConfig, card: "Card", load: "Load", player: "Player", keyboard: "Keyboard", game: "GameConfig") -> int:

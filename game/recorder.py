@@ -1,44 +1,52 @@
 """Recording beside the game: a worker writes what the generation thread hands over.
 
 The queue between them is bounded and never drops: a disk that cannot keep up slows the game, and the HUD says so, but no
-frame of the tape is lost. When writing fails (full disk, removed folder), the player is told in one sentence, what was
-written stays readable, and the game goes on.
+frame of the tape is lost. A frame is written when the next one comes, because only then the time is known at which it was on the
+screen. When writing fails (full disk, removed folder), the player is told in one sentence, what was written stays readable, and
+the game goes on.
 """
 
 import os
 import platform
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from world_model.session import SessionWriter
+from game.history import Moment
+from world_model.session import SessionWriter, frame_digest
 
 QUEUE_FRAMES = 64
+MEASURED_FRAMES = 16
 PACKAGES = ("torch", "numpy", "pygame-ce", "av")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """How much of a session has been written: frames and bytes."""
+
+    frames: int
+    num_bytes: int
 
 
 class Recorder:
     """Record one stream into a new folder.
 
     Args:
-        directory: a new or empty folder.
-        header: facts of the session, see `session_header`.
+        open_writer: begins the session; called in the worker.
+        began: the moment that the session begins with; its first frame is the one after.
         tell: called once, from the worker, with a sentence for the player if recording fails.
-
-    Raises:
-        SessionError: the folder is not empty or cannot be written.
     """
 
-    def __init__(self, directory: Path, header: dict[str, Any], tell: Callable[[str], None]) -> None:
-        self._writer = SessionWriter(directory, header)
-        self._tell = tell
-        self._queue: queue.Queue[tuple[np.ndarray, tuple[str, ...], int] | None] = queue.Queue(QUEUE_FRAMES)
+    def __init__(self, open_writer: Callable[[], SessionWriter], began: Moment, tell: Callable[[str], None]) -> None:
+        self._open_writer, self._began, self._tell = open_writer, began, tell
+        self._writer: SessionWriter | None = None
+        self._queue: queue.Queue[Moment | None] = queue.Queue(QUEUE_FRAMES)
         self._failed = False
+        self.recorded = Recorded(0, 0)
         self._worker = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._worker.start()
 
@@ -47,23 +55,58 @@ class Recorder:
         """Whether everything so far has reached the disk or is on its way."""
         return not self._failed
 
-    def append(self, frame: np.ndarray, actions: tuple[str, ...], rollback: int) -> None:
+    @property
+    def directory(self) -> Path | None:
+        """Where the session is, once it has begun."""
+        return self._writer.directory if self._writer else None
+
+    def append(self, moment: Moment) -> None:
         """Hand over one frame and what led to it; waits only if the worker is far behind."""
-        self._queue.put((frame, actions, rollback))
+        self._queue.put(moment)
 
     def close(self) -> None:
-        """Write what was handed over and finish the files."""
+        """Write what was handed over and finish the files; calling it again only waits for that."""
         self._queue.put(None)
         self._worker.join()
 
+    def parent(self, moment: Moment) -> dict[str, Any] | None:
+        """Return how the session that goes on from this moment names this one as its parent; None if the moment is not in it."""
+        frame = moment.number - self._began.number
+        if self.directory is None or not 0 <= frame <= self.recorded.frames:
+            return None
+        return {"session": self.directory.name, "frame": frame, "digest": frame_digest(moment.frame)}
+
     def _work(self) -> None:
         # After a failure the queue is still emptied, so that the game never waits for a disk that is gone.
-        while item := self._queue.get():
-            if not self._failed:
-                self._attempt(self._writer.append, *item)
-        self._attempt(self._writer.close)
+        self._attempt(self._open)
+        waiting: Moment | None = None
+        while moment := self._queue.get():
+            if waiting:
+                self._attempt(self._write, waiting)
+            waiting = moment
+        if waiting:
+            self._attempt(self._write, waiting)
+        if self._writer:
+            self._attempt(self._writer.close, always=True)
+            self._attempt(self._measure)
 
-    def _attempt(self, write: Callable[..., None], *arguments: object) -> None:
+    def _open(self) -> None:
+        self._writer = self._open_writer()
+
+    def _write(self, moment: Moment) -> None:
+        assert self._writer, "nothing is written after a failure"
+        write(self._writer, moment, self._began)
+        self.recorded = Recorded(self._writer.num_frames, self.recorded.num_bytes)
+        if self._writer.num_frames % MEASURED_FRAMES < len(moment.block):
+            self._measure()
+
+    def _measure(self) -> None:
+        assert self._writer, "nothing is measured after a failure"
+        self.recorded = Recorded(self._writer.num_frames, self._writer.size())
+
+    def _attempt(self, write: Callable[..., None], *arguments: object, always: bool = False) -> None:
+        if self._failed and not always:
+            return
         try:
             write(*arguments)
         except Exception as error:  # whatever it was, the player must hear that his recording stopped
@@ -72,8 +115,17 @@ class Recorder:
             self._failed = True
 
 
-def session_header(world: Any, seed: int, start: int) -> dict[str, Any]:
-    """Return the facts that a session of `world` begins with."""
+def write(writer: SessionWriter, moment: Moment, began: Moment) -> None:
+    """Append the frames of a moment to a session that began with another; what happened once for all of them stands with the first."""
+    input_s, flip_s = (None if time is None else round(time - began.made_s, 4) for time in (moment.input_s, moment.flip_s))
+    once = (moment.rollback, moment.prompt, input_s, flip_s)
+    for frame in moment.block:
+        writer.append(frame, moment.actions, *once)
+        once = (0, moment.prompt, None, None)
+
+
+def session_header(world: Any, seed: int, start: int, rollback: int, parent: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the facts that a session of `world` begins with; `rollback` is the wanted one, the tape says what was done."""
     card = world.card
     return {
         "source": "play",
@@ -81,11 +133,21 @@ def session_header(world: Any, seed: int, start: int) -> dict[str, Any]:
         "world_sha256": world.sha256,
         "seed": seed,
         "start": start,
+        "rollback": rollback,
+        **({"dtype": str(world.dtype).removeprefix("torch.")} if hasattr(world, "dtype") else {}),
+        **({"parent": parent} if parent else {}),
         "fps": card.fps,
         "width": card.width,
         "height": card.height,
         "actions": [action.name for action in card.actions],
         "keys": {action.name: list(action.keys) for action in card.actions},
+        **surroundings(),
+    }
+
+
+def surroundings() -> dict[str, Any]:
+    """Return the versions and the machine that frames depend on."""
+    return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
     }

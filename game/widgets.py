@@ -19,6 +19,7 @@ SHORT = {
     "escape": "Esc", "space": "Space", "return": "Enter", "backspace": "Back", "tab": "Tab", "period": ".", "comma": ",",
     "lctrl": "Ctrl", "rctrl": "Ctrl", "lshift": "Shift", "rshift": "Shift", "lalt": "Alt", "ralt": "Alt",
     "pageup": "PgUp", "pagedown": "PgDn", "pause": "Pause",
+    "home": "Home", "end": "End", "equals": "+", "minus": "-", "kp_enter": "Num Enter",
 }  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def paragraph(words: str, px: int, width: int, colour: theme.Colour = theme.INK)
 def row(pictures: Sequence[pygame.Surface], gap: int, align: Align = "middle") -> pygame.Surface:
     """Pictures side by side."""
     height = max((picture.get_height() for picture in pictures), default=0)
-    whole = _clear(sum(picture.get_width() + gap for picture in pictures) - gap, height)
+    whole = _clear(max(0, sum(picture.get_width() + gap for picture in pictures) - gap), height)
     x = 0
     for picture in pictures:
         whole.blit(picture, (x, (height - picture.get_height()) // 2 if align == "middle" else 0))
@@ -53,7 +54,7 @@ def row(pictures: Sequence[pygame.Surface], gap: int, align: Align = "middle") -
 def column(pictures: Sequence[pygame.Surface], gap: int, align: Align = "start") -> pygame.Surface:
     """Pictures below one another."""
     width = max((picture.get_width() for picture in pictures), default=0)
-    whole = _clear(width, sum(picture.get_height() + gap for picture in pictures) - gap)
+    whole = _clear(width, max(0, sum(picture.get_height() + gap for picture in pictures) - gap))
     y = 0
     for picture in pictures:
         whole.blit(picture, ((width - picture.get_width()) // 2 if align == "middle" else 0, y))
@@ -83,6 +84,14 @@ def panel(content: pygame.Surface, px: int) -> pygame.Surface:
 def dot(px: int, colour: theme.Colour) -> pygame.Surface:
     """A round light."""
     return _ground((px, px), px // 2, colour, colour)
+
+
+def bar(share: float, width: int, height: int) -> pygame.Surface:
+    """A bar that is lit up to a share of its width."""
+    whole = pygame.Surface((width, max(2, height)), pygame.SRCALPHA)
+    whole.fill(theme.UNLIT)
+    whole.fill(theme.LIT, (0, 0, round(share * width), whole.get_height()))
+    return whole
 
 
 @functools.lru_cache(maxsize=256)

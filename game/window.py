@@ -8,20 +8,22 @@ While the game is paused nothing is urgent, and the loop sleeps nearly all of th
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pygame
 
 from controls.keyboard import Keyboard
 from controls.keys import bindings
 from game import hud, theme
-from game.commands import COMMANDS
 from game.display import open_display, set_full_screen
 from game.game import Game
 from game.mailbox import Mailbox, Picture
 from game.meters import KeyToPhoton
 from game.pacing import Clock
+from game.projector import Projector
+from game.prompt_line import PromptLine
 from game.view import placed, save_screenshot, scaled
 
 NOTICE_S = 5.0
@@ -46,7 +48,7 @@ class Window:
     """Show a game and hand it what the player does.
 
     Args:
-        new_game: makes the game, given the mailbox in which it shall leave its pictures.
+        new_game: makes the game or the show, given the mailbox in which it shall leave its pictures. What its `run` returns is run next.
         keyboard: told of every key; the game's player takes from it.
 
     Raises:
@@ -55,22 +57,25 @@ class Window:
 
     def __init__(
         self,
-        new_game: Callable[[Mailbox], Game],
+        new_game: Callable[[Mailbox], Game | Projector],
         keyboard: Keyboard,
         config: WindowConfig,
         clock: Clock | None = None,
     ) -> None:
         self._config, self._keyboard, self._clock = config, keyboard, clock or Clock()
         self._smooth, self._full_screen, self._hud, self._help = config.smooth, config.full_screen, config.hud, False
-        self._commands = bindings(COMMANDS)
         self._mailbox = Mailbox()
-        self._game = new_game(self._mailbox)
+        self._game: Any = new_game(self._mailbox)
+        self._commands = bindings(self._game.commands)
         self._picture: Picture | None = None
+        self._next: Picture | None = None  # waits for the reel of the one before
+        self._shown_s, self._place = 0.0, -1  # since when the reel is shown, and its frame on the screen
+        self._prompt = PromptLine()
         self._unseen_input_s: float | None = None
         self._notice, self._notice_until_s = "", 0.0
         self._turn = 0
         self.reaction = KeyToPhoton()
-        self._open, self._dirty = True, False
+        self._open, self._ended, self._dirty = True, False, False
         self._failure: BaseException | None = None
         open_display(config.title, config.full_screen)
 
@@ -85,10 +90,14 @@ class Window:
                 self._mailbox.wait(PLAYING_POLL_S if playing else PAUSED_POLL_S)
                 for event in pygame.event.get():
                     self._handle(event)
+                ended = self._ended
                 self._fetch()
+                if ended and not self._next and not self._turn_reel():
+                    self._open = False
                 if self._dirty:
                     self._draw()
         finally:
+            self._open = False
             self._game.stop()
             pygame.display.quit()  # at once: the last tick and the end of a recording need no window
             if thread.is_alive():
@@ -98,25 +107,36 @@ class Window:
 
     def _generate(self) -> None:
         try:
-            self._game.run()
+            while following := self._game.run():
+                self._game, self._commands = following, bindings(following.commands)
+                if not self._open:  # closed meanwhile; from here on, closing stops the one that follows
+                    break
         except BaseException as error:  # nobody looks into this thread; the display loop raises it again
             self._failure = error
-        self._open = False
+        self._ended = True
 
     # What comes in.
 
     def _handle(self, event: pygame.Event) -> None:
-        if event.type == pygame.KEYDOWN:
+        if self._prompt.typed is not None and event.type in (pygame.KEYDOWN, pygame.TEXTINPUT):
+            prompt = self._prompt.handle(event)
+            if prompt:
+                self._game.say(prompt)
+            self._dirty = True
+        elif event.type == pygame.KEYDOWN:
             self._keyboard.press(event.scancode, self._clock.now_s())
             command = self._commands.get(event.scancode)
             # With Alt or the system key held, a key belongs to the desktop (Alt+F4).
             if command and not self._keyboard.binds(event.scancode) and not event.mod & (pygame.KMOD_ALT | pygame.KMOD_GUI):
-                getattr(self, f"_{command}")()
+                (getattr(self, f"_{command}", None) or getattr(self._game, command))()
                 self._dirty = True
         elif event.type == pygame.KEYUP:
             self._keyboard.release(event.scancode, self._clock.now_s())
+            if self._commands.get(event.scancode) == "rewind":
+                self._game.rewind(False)
         elif event.type == pygame.WINDOWFOCUSLOST:
             self._keyboard.release_all()
+            self._game.rewind(False)
         elif event.type == pygame.QUIT:
             self._open = False
         elif event.type in (pygame.WINDOWSIZECHANGED, pygame.WINDOWEXPOSED):
@@ -124,8 +144,12 @@ class Window:
 
     def _fetch(self) -> None:
         picture, sentences = self._mailbox.fetch()
-        if picture:
-            self._picture, self._unseen_input_s, self._dirty = picture, picture.input_s, True
+        self._next = picture or self._next
+        if not self._turn_reel() and self._next:
+            self._picture, self._next = self._next, None
+            self._shown_s, self._place = self._clock.now_s(), -1
+            self._unseen_input_s, self._dirty = self._picture.input_s, True
+            self._turn_reel()
         if sentences:
             self._say(" ".join(sentences))
         elif self._notice and self._clock.now_s() >= self._notice_until_s:
@@ -133,6 +157,16 @@ class Window:
         turn = int(self._clock.now_s() / LOADING_TURN_S)
         if not self._picture and turn != self._turn:
             self._turn, self._dirty = turn, True
+
+    def _turn_reel(self) -> bool:
+        """Show the frame of the block on the screen whose time it is; return whether there are more to come."""
+        picture, card = self._picture, self._game.card
+        if not picture or not card or picture.reel is None:
+            return False
+        place = int((self._clock.now_s() - self._shown_s) * card.fps)
+        if self._place != place < len(picture.reel):
+            self._picture, self._place, self._dirty = replace(picture, frame=picture.reel[place]), place, True
+        return place < len(picture.reel)
 
     def _say(self, words: str) -> None:
         self._notice, self._notice_until_s, self._dirty = words, self._clock.now_s() + NOTICE_S, True
@@ -142,11 +176,8 @@ class Window:
     def _pause(self) -> None:
         self._game.pause(not self._game.paused)
 
-    def _step(self) -> None:
-        self._game.step()
-
-    def _restart(self) -> None:
-        self._game.restart()
+    def _rewind(self) -> None:
+        self._game.rewind(True)
 
     def _new_seed(self) -> None:
         self._game.restart(next_seed=True)
@@ -155,6 +186,17 @@ class Window:
     def _rollback(self) -> None:
         self._game.cycle_rollback()
         self._say(f"Rollback by {self._game.rollback} when the keys change" if self._game.rollback else "No rollback when the keys change")
+
+    def _slot(self) -> None:
+        self._game.slots.choose_next()
+        self._say(f"Slot {self._game.slots.chosen}")
+
+    def _type_prompt(self) -> None:
+        card = self._game.card
+        if card and card.parts:
+            self._prompt.open()
+        elif card:
+            self._say("This world obeys keys, not words")
 
     def _help_page(self) -> None:
         self._help = not self._help
@@ -171,11 +213,10 @@ class Window:
         set_full_screen(self._full_screen)
 
     def _screenshot(self) -> None:
-        world = self._game.world
-        if not self._picture or not world:
+        if not self._picture or not self._game.card:
             return
         try:
-            path = save_screenshot(self._scaled_frame(self._picture)[0], self._config.screenshots, world.card.name)
+            path = save_screenshot(self._scaled_frame(self._picture)[0], self._config.screenshots, self._game.card.name)
             self._say(f"Saved {path}")
         except (OSError, pygame.error) as error:
             self._say(f"The screenshot could not be saved: {error}")
@@ -194,32 +235,48 @@ class Window:
         return scaled(picture.frame, place.size, self._smooth), place
 
     def _draw(self) -> None:
-        screen, world, picture = pygame.display.get_surface(), self._game.world, self._picture
+        screen, card, picture = pygame.display.get_surface(), self._game.card, self._picture
         assert screen is not None, "the window is open while the loop runs"
         middle, px = screen.get_rect(), theme.unit(screen.get_size())
         inner = middle.inflate(-2 * px, -2 * px)
         screen.fill(theme.GROUND)
-        if picture and world:
+        if picture and card:
             screen.blit(*self._scaled_frame(picture))
-            if self._hud:
-                figures = hud.figures(picture, self.reaction.p50_p95_ms(), self._game.recording, px)
+            timeline = self._game.timeline
+            if self._hud and timeline:
+                line = hud.timeline(timeline, card.fps, middle.width, px)
+                screen.blit(line, line.get_rect(midbottom=inner.midbottom))
+                inner.height -= line.get_height() + px
+            elif self._hud:
+                figures = hud.figures(picture, self.reaction.p50_p95_ms(), px)
                 screen.blit(figures, figures.get_rect(topleft=inner.topleft))
-                keys = hud.seen_keys(world.card.actions, picture.actions, px)
-                screen.blit(keys, keys.get_rect(bottomleft=inner.bottomleft))
-            if self._game.paused:
-                paused = hud.sentence("Paused", middle.width, px)
-                screen.blit(paused, paused.get_rect(bottomright=inner.bottomright))
+            if self._hud:
+                if card.parts:
+                    asked = hud.sentence(self._game.prompt or "Press Enter and type what is to be seen.", middle.width, px)
+                else:
+                    asked = hud.seen_keys(card.actions, picture.actions, px)
+                screen.blit(asked, asked.get_rect(bottomleft=inner.bottomleft))
+            if recorded := self._game.recording:
+                light = hud.recording(recorded.frames / card.fps, recorded.num_bytes, px)
+                screen.blit(light, light.get_rect(topright=inner.topright))
+            if sign := self._game.sign:
+                shown = hud.sentence(sign, middle.width, px)
+                screen.blit(shown, shown.get_rect(bottomright=inner.bottomright))
             if self._help:
-                page = hud.help_page(world.card.title, world.card.description, world.card.actions, px)
+                actions = () if timeline else card.actions  # in a replay the keys of the world mean nothing
+                page = hud.help_page(card.title, card.description, actions, self._game.commands, px)
                 screen.blit(page, page.get_rect(center=middle.center))
         else:
             loading = hud.loading(self._config.title, self._turn, px)
             screen.blit(loading, loading.get_rect(center=middle.center))
-        if self._notice:
-            notice = hud.sentence(self._notice, middle.width, px)
+        words = self._notice if self._prompt.typed is None else f"> {self._prompt.typed}_"
+        if words:
+            notice = hud.sentence(words, middle.width, px)
             screen.blit(notice, notice.get_rect(midbottom=(middle.centerx, inner.bottom - 3 * px)))
         pygame.display.flip()
         self._dirty = False
+        if picture and picture.moment and picture.moment.flip_s is None:
+            picture.moment.flip_s = self._clock.now_s()
         if self._unseen_input_s is not None:
             self.reaction.add(self._unseen_input_s, self._clock.now_s())
             self._unseen_input_s = None

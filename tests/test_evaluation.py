@@ -10,6 +10,7 @@ from tiny import make_world
 
 import main
 from world_model.card import WorldError
+from world_model.evaluation.bench import table
 from world_model.evaluation.drift import Watch, frechet, longest_run, play, report, statistics
 from world_model.evaluation.judge import Judge, JudgeConfig, macro_f1
 from world_model.world import World
@@ -109,3 +110,13 @@ def test_the_command(judge: Judge, tmp_path: Path, capsys: pytest.CaptureFixture
         "report.json", "drift.png", "response.png", "drift-full.png", "drift-frame-by-frame.png", "drift-no-sink.png",
     }  # fmt: skip
     assert "frame by frame" in capsys.readouterr().out
+
+
+def test_figures_are_compared_with_those_of_an_earlier_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = table({"tick_ms": {"p50": 20.0}, "machine": "a"}, {"tick_ms": {"p50": 40.0}, "machine": "b"}).splitlines()
+    assert lines[0].split() == ["tick_ms.p50", "20.0", "40.0", "0.50x"] and lines[1].split() == ["machine", "a", "b"]
+    for content, said in (("no json", "is not what bench --out wrote"), ("[]", "has no tick_ms")):
+        (tmp_path / "bench.json").write_text(content)
+        assert main.main(["bench", "--against", str(tmp_path / "bench.json")]) == 2
+        assert said in capsys.readouterr().err
+    assert main.main(["bench", "--against", str(tmp_path / "none.json")]) == 2

@@ -18,7 +18,7 @@ from game.mailbox import Mailbox, Picture
 from game.meters import KeyToPhoton, Speed, Speedometer, percentile
 from game.pacing import SLACK, Pace
 from game.play import NullScreen
-from game.recorder import QUEUE_FRAMES, Recorder, next_folder, session_header
+from game.recorder import QUEUE_FRAMES, next_folder
 from world_model.session import Session, SessionError, SessionWriter, frame_digest
 
 PERIOD = 1 / CARD.fps
@@ -303,5 +303,3 @@ def test_a_recording_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
     with pytest.raises(SessionError, match="not empty"):
         run_game(ToyWorld(), Nobody(), GameConfig(frames=1, record=tmp_path))
-    with pytest.raises(SessionError, match="not empty"):
-        Recorder(tmp_path, session_header(ToyWorld(), 0, 0), print)

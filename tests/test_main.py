@@ -25,7 +25,7 @@ ROOT = Path(main.__file__).parent
 def toy(monkeypatch: pytest.MonkeyPatch) -> ToyWorld:
     """Make `play` enter a toy world, whatever it is asked to enter."""
     world = ToyWorld()
-    monkeypatch.setattr(play_module, "enter", lambda name, device: (CARD, lambda: world))
+    monkeypatch.setattr(play_module, "enter", lambda *where, **how: (CARD, lambda: world))
     return world
 
 
@@ -57,8 +57,13 @@ def test_without_a_command_it_plays_the_maze() -> None:
         ("play maze toy", "main.py play cannot make sense of 'toy'; see main.py play --help."),
         ("play maze --world toy", "Two worlds are asked for, 'maze' and 'toy'; give one of them."),
         ("wrolds", "There is no command 'wrolds'; did you mean worlds?"),
-        ("dance", "There is no command 'dance'; the commands are play, worlds, parity, bench, response, evaluate, collect, train."),
+        ("dance", "There is no command 'dance'; the commands are play, replay, worlds, parity, convert, bench, response, evaluate, collect, train, export."),
         ("worlds --seed 3", "main.py worlds has no option --seed; see main.py worlds --help."),
+        ("replay", "Missing from main.py replay: DIR; see main.py replay --help."),
+        ("export", "Missing from main.py export: DIR, the folders of sessions; see main.py export --help."),
+        ("export nowhere --format zip", "Invalid choice 'zip' for argument '--format', expected one of ('lerobot', 'npz'); see main.py export --help."),
+        ("replay nowhere", "The session nowhere has no header.json."),
+        ("replay nowhere --verify --split", "--verify shows nothing; give it without --split, --video and --gif."),
         ("collect maze", "Missing from main.py collect: --out PATH; see main.py collect --help."),
         ("play --headless", "Without a window nobody can end the game; give --frames N, or a tape by --actions FILE."),
         ("play --headless --frames -4", "--frames is -4, but must not be negative."),
@@ -153,13 +158,18 @@ def test_worlds_are_listed_with_what_is_wrong_with_them(monkeypatch: pytest.Monk
 
 
 def test_names_of_commands_and_options_stay() -> None:
-    assert list(COMMANDS) == ["play", "worlds", "parity", "bench", "response", "evaluate", "collect", "train"]
+    assert list(COMMANDS) == ["play", "replay", "worlds", "parity", "convert", "bench", "response", "evaluate", "collect", "train", "export"]
     assert [field.name for field in fields(PlayConfig)] == [
         "world", "seed", "start", "headless", "frames", "actions", "record", "rollback", "scale", "fullscreen", "hud", "device",
+        "dtype", "compile", "prompt", "prompts", "parts", "offload",
     ]  # fmt: skip
+    assert [field.name for field in fields(COMMANDS["replay"])] == ["verify", "world", "split", "video", "gif", "device", "dtype", "parts", "directory"]
+    assert [field.name for field in fields(COMMANDS["export"])] == ["directories", "format", "out"]
 
 
-@pytest.mark.parametrize("arguments", ["--help", "play --help", "train --help", "worlds", "play atlantis", "play --sede"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "play --help", "replay --help", "train --help", "convert --help", "worlds", "play atlantis", "play --sede", "replay nowhere"]
+)
 def test_help_lists_and_mistakes_import_neither_torch_nor_pygame(arguments: str) -> None:
     code = "import sys, main; main.main(sys.argv[1:]); print('torch' in sys.modules or 'pygame' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *arguments.split()], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -173,14 +183,14 @@ def test_ctrl_c_ends_the_game_and_finishes_its_recording(window: list[str], tmp_
     code = (
         "import sys, signal; signal.signal(signal.SIGINT, signal.default_int_handler); sys.path.insert(0, 'tests')\n"
         "from toy_world import CARD, ToyWorld; from game import play; import main, time\n"
-        "play.enter = lambda name, device: (CARD, lambda: ToyWorld(during_tick=lambda number: time.sleep(0.005)))\n"
+        "play.enter = lambda *where, **how: (CARD, lambda: ToyWorld(during_tick=lambda number: time.sleep(0.005)))\n"
         "sys.exit(main.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "play", "--frames", "100000", "--record", str(tmp_path / "new"), *window]
     game = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     tape = tmp_path / "new" / "tape.jsonl"
     end = time.monotonic() + 30
-    while not (tape.exists() and tape.stat().st_size > 20):
+    while not (tape.exists() and tape.stat().st_size > 500):
         assert game.poll() is None and time.monotonic() < end
         time.sleep(0.02)
     game.send_signal(signal.SIGINT)

@@ -1,5 +1,6 @@
 """The window: what the player sees, and the game played in one on SDL's dummy display under the real clock."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -14,14 +15,15 @@ from hypothesis import strategies as st
 from toy_world import CARD, FORWARD, LEFT, TURN, UP, ToyWorld
 
 from controls.keyboard import Keyboard
-from controls.keys import SCANCODES
+from controls.keys import SCANCODES, bindings
 from controls.tape import Tape
 from game import hud, theme
-from game.commands import COMMANDS, commands_beside
+from game.commands import COMMANDS, REPLAY_COMMANDS, commands_beside
 from game.game import Game, GameConfig
 from game.mailbox import Picture
 from game.meters import Speed
 from game.play import NullScreen
+from game.projector import Projector, Timeline
 from game.view import placed, save_screenshot
 from game.window import Window, WindowConfig
 from world_model.card import ActionSpec
@@ -55,7 +57,9 @@ def test_the_games_keys_yield_to_the_worlds() -> None:
     assert keys["restart"] == () and keys["pause"] == ("pause",)
     usual = {"up", "down", "left", "right", "w", "a", "s", "d", "space", "lctrl", "lshift"}
     assert not usual & {key for command in COMMANDS for key in command.keys}
-    assert all(hasattr(Window, f"_{command.name}") for command in COMMANDS)
+    for commands, show in ((COMMANDS, Game), (REPLAY_COMMANDS, Projector)):
+        assert all(hasattr(Window, f"_{command.name}") or hasattr(show, command.name) for command in commands)
+        assert len(bindings(commands)) == sum(len(command.keys) for command in commands)
 
 
 @pytest.mark.parametrize("window", [(640, 480), (1024, 768), (3840, 2160)])
@@ -63,9 +67,12 @@ def test_everything_fits_in_the_window(window: tuple[int, int]) -> None:
     pygame.font.init()
     px = theme.unit(window)
     pieces = [
-        hud.figures(Picture(np.zeros((1, 1, 3), np.uint8), 123456, (), None, Speed(17.5, 1.0, 31.4, 0.25), 4, 2), (123.0, 234.0), True, px),
+        hud.figures(Picture(np.zeros((1, 1, 3), np.uint8), 123456, (), None, Speed(17.5, 1.0, 31.4, 0.25), 4, 2), (123.0, 234.0), px),
+        hud.recording(3601.0, 123_456_789, px),
         hud.seen_keys(CARD.actions, (FORWARD,), px),
-        hud.help_page("A world", "Many words. " * 10, CARD.actions, px),
+        hud.help_page("A world", "Many words. " * 10, CARD.actions, COMMANDS, px),
+        hud.help_page("A session", "", (), REPLAY_COMMANDS, px),
+        hud.timeline(Timeline(98765, 123456, 0.25, 43.21), 17.5, window[0], px),
         hud.sentence("A very long sentence for the player. " * 5, window[0], px),
         hud.loading("A world", 1, px),
     ]
@@ -116,7 +123,8 @@ def play_in_window(world: ToyWorld, story: Callable[[Window], None], folder: Pat
             story(window)
         except BaseException as error:
             failures.append(error)
-        pygame.event.post(pygame.Event(pygame.QUIT))
+        with contextlib.suppress(pygame.error):  # the window may have closed already
+            pygame.event.post(pygame.Event(pygame.QUIT))
 
     person = threading.Thread(target=act)
     person.start()

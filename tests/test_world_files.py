@@ -289,6 +289,8 @@ REFUSED = {
     "a thin patch": (("transformer", "patch_size"), [1, 0]),
     "three patch sizes": (("transformer", "patch_size"), [1, 1, 1]),
     "text": (("transformer", "text_dim"), 16),
+    "parts of a text world": (("parts",), "Wan-AI/Wan2.1"),
+    "parts with a path": (("parts",), "../../etc"),
     "no actions": (("transformer", "num_actions"), 0),
     "negative eps": (("transformer", "eps"), -1.0),
     "another prediction": (("transformer", "prediction"), "noise"),

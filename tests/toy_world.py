@@ -1,6 +1,9 @@
 """A world without a network, for tests of the game: its frames say which tick they are and what the tick was asked for."""
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +53,24 @@ class ToyStream:
         self.world.during_tick(self.number)
         self.screen = self._frame(asked)
         return self.screen
+
+    @property
+    def frame(self) -> int:
+        return self.number
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"number": self.number, "seed": self.seed, "last": self.last, "screen": self.screen}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        self.number, self.seed, self.last, self.screen = saved["number"], saved["seed"], saved["last"], saved["screen"]
+
+    def save(self, path: Path, saved: dict[str, Any] | None = None) -> None:
+        saved = self.snapshot() if saved is None else saved
+        path.write_text(json.dumps({**saved, "screen": saved["screen"].tolist()}))
+
+    def load(self, path: Path) -> dict[str, Any]:
+        saved = json.loads(path.read_text())
+        return {**saved, "last": tuple(saved["last"]), "screen": np.array(saved["screen"], np.uint8)}
 
     def _frame(self, asked: tuple[str, ...]) -> np.ndarray:
         frame = np.zeros((self.world.card.height, self.world.card.width, 3), np.uint8)

@@ -37,7 +37,8 @@ class ActionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A world's description. ``transformer``, ``autoencoder`` and ``window`` are checked further when the world is loaded.
 
-    ``rollback`` is by how many levels the window goes back when the player changes his mind, unless he asks for another number.
+    ``rollback`` is by how many levels the window goes back when the player changes his mind, unless he asks for another number. ``parts`` is empty for
+    worlds that hold all of themselves; a text world names the repository of the Hugging Face hub that its text encoder and video autoencoder come from.
     """
 
     format: Literal[1]
@@ -50,12 +51,13 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     height: Annotated[int, Meta(ge=16, le=4096)]
     fps: Annotated[float, Meta(gt=0.1, le=240)]
     actions: Annotated[tuple[ActionSpec, ...], Meta(max_length=64)]
-    num_starts: Annotated[int, Meta(ge=1, le=1024)]
-    start_frames: Annotated[int, Meta(ge=1, le=256)]
+    num_starts: Annotated[int, Meta(ge=0, le=1024)]
+    start_frames: Annotated[int, Meta(ge=0, le=256)]
     transformer: dict[str, Any]
     autoencoder: dict[str, Any]
     window: dict[str, Any]
     rollback: Annotated[int, Meta(ge=0, le=31)] = 0
+    parts: Annotated[str, Meta(max_length=200, pattern=r"^([A-Za-z0-9][\w.-]*/[\w.-]+)?$")] = ""
     figures: dict[str, float | str] = {}
 
     @property

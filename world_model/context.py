@@ -5,6 +5,7 @@ rotated when read, at positions counted from the oldest key in sight: the sink a
 positions matter, and a stream never runs out of them. (Rolling Forcing, section on the attention sink.)
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -56,6 +57,8 @@ class KeyValueCache:
         self.config = config
         self.k = torch.zeros(layers, batch, config.cache, tokens, heads, head_width, **options)
         self.v = torch.zeros_like(self.k)
+        self._copies: dict[int, tuple[Tensor, Tensor]] = {}  # of the slots that were not written since
+        self._indices: dict[tuple[int, ...], Tensor] = {}  # the ring has few states; a GPU need not wait for each anew in every layer
 
     def slot(self, block: int) -> int:
         """Return where a block is kept; keys need no order, so the ring is never shifted."""
@@ -64,13 +67,34 @@ class KeyValueCache:
 
     def write(self, layer: int, block: int, k: Tensor, v: Tensor) -> None:
         """Keep a block's keys and values [batch, tokens, heads, head width]; no gradient is kept."""
-        self.k[layer, :, self.slot(block)] = k.detach()
-        self.v[layer, :, self.slot(block)] = v.detach()
+        slot = self.slot(block)
+        self.k[layer, :, slot] = k.detach()
+        self.v[layer, :, slot] = v.detach()
+        self._copies.pop(slot, None)
 
     def read(self, layer: int, blocks: list[int]) -> tuple[Tensor, Tensor]:
         """Return keys and values [batch, tokens of all blocks, heads, head width] of the given blocks."""
-        slots = torch.tensor([self.slot(block) for block in blocks], device=self.k.device)
-        return self.k[layer].index_select(1, slots).flatten(1, 2), self.v[layer].index_select(1, slots).flatten(1, 2)
+        slots = tuple(self.slot(block) for block in blocks)
+        if slots not in self._indices:
+            self._indices[slots] = torch.tensor(slots, device=self.k.device)
+        index = self._indices[slots]
+        return self.k[layer].index_select(1, index).flatten(1, 2), self.v[layer].index_select(1, index).flatten(1, 2)
+
+    def snapshot(self, blocks: int) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return copies of keys and values [layers, batch, tokens per block, heads, head width] by slot, after so many blocks were written.
+
+        A slot that was not written between two snapshots is the same tensor in both: a snapshot on every tick costs one block, not the whole cache.
+        """
+        for slot in range(min(blocks, self.config.cache)):
+            if slot not in self._copies:
+                self._copies[slot] = self.k[:, :, slot].clone(), self.v[:, :, slot].clone()
+        return dict(self._copies)
+
+    def restore(self, saved: Mapping[int, tuple[Tensor, Tensor]]) -> None:
+        """Go back to a snapshot, which stays valid; slots that were free then are never read."""
+        for slot, (k, v) in saved.items():
+            self.k[:, :, slot], self.v[:, :, slot] = k, v
+        self._copies = dict(saved)
 
 
 class ContextAttention:
@@ -94,7 +118,9 @@ class ContextAttention:
         queries = 0
         if clean is not None:
             before = cache.config.before_clean(clean)
-            table = block_table((*before, clean) if not cache.config.clean_sees_sink else tuple(range(len(before) + 1)), block_frames, grid, head_width, device)
+            seen = (*before, clean)
+            places = range(len(seen)) if cache.config.clean_sees_sink else (block - seen[0] for block in seen)  # from zero: a long stream makes few tables
+            table = block_table(tuple(places), block_frames, grid, head_width, device)
             queries = self.tokens
             self.groups.append((slice(0, queries), 0, before, table))
         if size:
@@ -119,6 +145,6 @@ class ContextAttention:
 
 @lru_cache(maxsize=64)
 def block_table(blocks: tuple[int, ...], block_frames: int, grid: tuple[int, int], head_width: int, device: torch.device) -> Tensor:
-    """Return the rotary factors of the tokens of blocks at the given block positions, counted from the first."""
-    frames = tuple((block - blocks[0]) * block_frames + i for block in blocks for i in range(block_frames))
+    """Return the rotary factors of the tokens of blocks at the given block positions."""
+    frames = tuple(block * block_frames + i for block in blocks for i in range(block_frames))
     return rotary_table(frames, *grid, head_width, device)

@@ -44,8 +44,12 @@ class RecordedNoise:
         return self.rows[block, level]
 
 
-def replay(path: Path, *, fused: bool = True) -> tuple[Tensor, Tensor]:
+def replay(path: Path, *, fused: bool = True, model: Transformer | None = None) -> tuple[Tensor, Tensor]:
     """Run the engine on a golden file; return (ours, theirs), latents [1, frames, channels, height, width].
+
+    Args:
+        fused: as in `RollingWindow`.
+        model: in place of one with the file's own weights.
 
     Raises:
         ValueError: the file is not a golden run; the message is one sentence.
@@ -71,8 +75,9 @@ def replay(path: Path, *, fused: bool = True) -> tuple[Tensor, Tensor]:
         draws = [tensors[name] for name in sorted(tensors) if name.startswith("renoise.")]
         noise = RecordedNoise(tensors["noise"].float(), draws, len(ladder), block_frames)
         blocks, theirs = tensors["noise"].shape[1] // block_frames, tensors["latents"].float()
-        model = Transformer(config)
-        model.load_state_dict({name: t.float() for name, t in weights.items()})
+        if model is None:
+            model = Transformer(config)
+            model.load_state_dict({name: t.float() for name, t in weights.items()})
         with torch.no_grad():
             text = model.embed_text(tensors["prompt_embeds"].float())
             window = RollingWindow(model, WindowConfig(ladder, block_frames, context), noise, tuple(theirs.shape[2:]), text=text, fused=fused)

@@ -2,57 +2,116 @@
 
 A session is a folder of append-only files, so a process that dies leaves everything up to its last frame readable:
 
-- ``header.json``   what was played: world, seed, start, fps, size, the action vocabulary, versions
-- ``tape.jsonl``    one line per frame: the list of actions that led to that frame, or ``{"actions": [...], "rollback": n}`` if the window went back for it
+- ``header.json``   what was played: world, seed, start, fps, size, the action vocabulary, versions, and the session that this one branched off, if any
+- ``tape.jsonl``    one line per frame: the list of actions that led to that frame, or with what else is known an object of ``actions``, ``rollback`` (by how
+  many levels the window went back), ``input_s`` (when the input happened) and ``flip_s`` (when the frame was on the screen): seconds since the session began
 - ``video.mp4``     H.264 in fragments of one second
 - ``digests.txt``   one BLAKE2b digest per frame, of the raw RGB bytes
+- ``state.safetensors``  only for sessions that begin in mid-play: the state of the stream before the first frame; the others begin at a start of the world
+- ``prompts.jsonl`` only for text worlds: what they were told, and from which frame on (see `world_model.prompts`)
 - ``state.jsonl``   only for data collected from a real environment: the true state (position, heading) per frame
 
-Line n of every file belongs to frame n of the video.
+Line n of every other file belongs to frame n of the video. Only files of these names inside the folder are ever opened: a header cannot name others.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, TextIO, cast
+from typing import Annotated, Any, Literal, TextIO, cast
 
 import av
 import msgspec
 import numpy as np
 from msgspec import Meta
 
+from world_model.prompts import Prompt, prompt_line, read_prompts
+
 FORMAT = 1
 MAX_HEADER_BYTES = 1 << 20
 MAX_TAPE_LINE = 4096
 DIGEST_BYTES = 16
+STATE = "state.safetensors"
+
+Digest = Annotated[str, Meta(pattern=f"^[0-9a-f]{{{2 * DIGEST_BYTES}}}$")]
+Seconds = Annotated[float, Meta(ge=-1e9, le=1e9)]
 
 
 class SessionError(ValueError):
     """A session or tape that cannot be written or read; the message is one sentence for the user."""
 
 
+class Parent(msgspec.Struct, frozen=True):
+    """The session and the frame of it that another goes on from, and that frame's digest: folders get renamed, digests do not."""
+
+    session: Annotated[str, Meta(max_length=256)]
+    frame: Annotated[int, Meta(ge=0)]
+    digest: Digest
+
+
 class Facts(msgspec.Struct, frozen=True):
-    """What every session header must say; it may say more."""
+    """What every session header must say, and what one that can be replayed says besides; it may say more."""
 
     fps: Annotated[float, Meta(gt=0, le=1000)]
     width: Annotated[int, Meta(ge=1, le=1 << 14)]
     height: Annotated[int, Meta(ge=1, le=1 << 14)]
-    actions: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=1024)]
+    actions: Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=64)]
+    world: Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")] | None = None
+    world_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
+    seed: Annotated[int, Meta(ge=0)] = 0
+    start: Annotated[int, Meta(ge=0)] = 0
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    state: bool = False
+    parent: Parent | None = None
+    keys: dict[str, Annotated[tuple[Annotated[str, Meta(max_length=32)], ...], Meta(max_length=8)]] = {}
 
 
-class Tick(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What led to one frame: action names, and by how many levels the window was rolled back first."""
+class Tick(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What led to one frame: action names, and by how many levels the window was rolled back first.
+
+    ``input_s`` is when the oldest input happened that this frame is the first to obey, ``flip_s`` when the frame was on the screen: seconds since the
+    session began, None where there was no such input or no screen.
+    """
 
     actions: tuple[str, ...]
     rollback: Annotated[int, Meta(ge=0, le=31)] = 0
+    input_s: Seconds | None = None
+    flip_s: Seconds | None = None
 
 
 def frame_digest(frame: np.ndarray) -> str:
     """Return the hex digest of one uint8 frame [height, width, 3]."""
     return hashlib.blake2b(np.ascontiguousarray(frame).tobytes(), digest_size=DIGEST_BYTES).hexdigest()
+
+
+class _VideoFile:
+    """The file under the video. A write that fails leaves no part of a fragment, and after it nothing is written any more.
+
+    Finishing a video turns what is readable in fragments into a plain file by patching its beginning; on a full disk that would leave neither.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = io.FileIO(path, "x")
+        self._failed = False
+        self.seek, self.tell = self._file.seek, self._file.tell
+
+    def write(self, data: bytes) -> int:
+        begin, left = self._file.tell(), memoryview(data)
+        try:
+            while left and not self._failed:
+                left = left[self._file.write(left) :]
+        except OSError:
+            self._failed = True
+            self._file.truncate(begin)
+            raise
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class SessionWriter:
@@ -62,27 +121,35 @@ class SessionWriter:
         directory: a new or empty folder; parents are created.
         header: facts of the session; needs ``fps``, ``width``, ``height`` and ``actions`` (the vocabulary).
         lossless: keep the exact RGB values (training data) instead of the small, everywhere playable 4:2:0 video.
+        save_state: writes the state that the session begins with to the path it is given; None: it begins at a start of the world.
 
     Raises:
         SessionError: the folder is not empty or cannot be written, or a later write fails (full disk).
     """
 
-    def __init__(self, directory: Path, header: Mapping[str, Any], *, lossless: bool = False) -> None:
+    def __init__(
+        self, directory: Path, header: Mapping[str, Any], *, lossless: bool = False, save_state: Callable[[Path], None] | None = None
+    ) -> None:
         self.directory = Path(directory)
         self.num_frames = 0
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             if any(self.directory.iterdir()):
                 raise SessionError(f"The folder {self.directory} is not empty; give a new one, recordings are never overwritten.")
-            text = json.dumps({"format": FORMAT, **header}, indent=1)
+            self._tape = self._open("tape.jsonl")  # the first to make it has the folder
+            if save_state:
+                save_state(self.directory / STATE)
+            text = json.dumps({"format": FORMAT, **header, "state": save_state is not None}, indent=1)
             temporary = self.directory / "header.json.part"
             temporary.write_text(text)
             os.replace(temporary, self.directory / "header.json")
-            self._tape = self._open("tape.jsonl")
             self._digests = self._open("digests.txt")
             self._states: TextIO | None = None
+            self._prompts: TextIO | None = None
+            self._prompt = ""
+            self._file = _VideoFile(self.directory / "video.mp4")
             movflags = {"movflags": "+hybrid_fragmented", "flush_packets": "1"}
-            self._container: av.container.OutputContainer | None = av.open(str(self.directory / "video.mp4"), "w", options=movflags)
+            self._container: av.container.OutputContainer | None = av.open(self._file, "w", format="mp4", options=movflags)
         except (OSError, av.FFmpegError) as error:
             raise SessionError(f"Cannot record into {self.directory}: {error.strerror or error}.") from error
         fps = Fraction(header["fps"]).limit_denominator(1000)
@@ -97,21 +164,44 @@ class SessionWriter:
     def _open(self, name: str) -> TextIO:
         return open(self.directory / name, "x", buffering=1, encoding="utf-8")
 
-    def append(self, frame: np.ndarray, actions: Sequence[str], rollback: int = 0, *, state: Mapping[str, float] | None = None) -> None:
-        """Append one uint8 frame [height, width, 3], the actions that led to it and by how many levels the window was rolled back before."""
+    def append(
+        self,
+        frame: np.ndarray,
+        actions: Sequence[str],
+        rollback: int = 0,
+        prompt: str = "",
+        input_s: float | None = None,
+        flip_s: float | None = None,
+        *,
+        state: Mapping[str, float] | None = None,
+    ) -> None:
+        """Append one uint8 frame [height, width, 3], what led to it as in `Tick`, and a text world's prompt; `state` is the true one of a real environment."""
         if self._container is None:
             raise SessionError(f"The recording in {self.directory} is finished; nothing can be added to it.")
+        tick = Tick(tuple(actions), rollback, input_s, flip_s)
         try:
+            if prompt != self._prompt:
+                self._prompts = self._prompts or self._open("prompts.jsonl")
+                self._prompts.write(prompt_line(self.num_frames, prompt))
+                self._prompt = prompt
             for packet in self._video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")):
                 self._container.mux(packet)
             self._digests.write(frame_digest(frame) + "\n")
             if state is not None:
                 self._states = self._states or self._open("state.jsonl")
                 self._states.write(json.dumps(state) + "\n")
-            self._tape.write(json.dumps({"actions": list(actions), "rollback": rollback} if rollback else list(actions)) + "\n")
+            self._tape.write(msgspec.json.encode(tick.actions if tick == Tick(tick.actions) else tick).decode() + "\n")
         except (OSError, av.FFmpegError) as error:
             raise SessionError(f"Recording into {self.directory} stopped: {error.strerror or error}.") from error
         self.num_frames += 1
+
+    def size(self) -> int:
+        """Return how many bytes the recording has on the disk; raise `SessionError` if somebody has removed it."""
+        try:
+            (self.directory / "header.json").stat()
+            return sum(path.stat().st_size for path in self.directory.iterdir())
+        except OSError as error:
+            raise SessionError(f"Recording stopped: the folder {self.directory} was removed.") from error
 
     def close(self) -> None:
         """Finish the video and close all files; calling it again does nothing."""
@@ -125,9 +215,10 @@ class SessionWriter:
         except (OSError, av.FFmpegError) as error:
             raise SessionError(f"Recording into {self.directory} could not be finished: {error.strerror or error}.") from error
         finally:
-            for file in (self._tape, self._digests, self._states):
-                if file is not None:
-                    file.close()
+            for file in (self._tape, self._digests, self._states, self._prompts, self._file):
+                with contextlib.suppress(OSError):  # what could not be flushed was told when it was written
+                    if file is not None:
+                        file.close()
 
     def __enter__(self) -> "SessionWriter":
         return self
@@ -141,8 +232,8 @@ class Session:
 
     def __init__(self, directory: Path) -> None:
         self.directory = Path(directory)
-        path = self.directory / "header.json"
         try:
+            path = self.file("header.json")
             if path.stat().st_size > MAX_HEADER_BYTES:
                 raise SessionError(f"{path} is larger than {MAX_HEADER_BYTES} bytes; this is not a session header.")
             self.header: dict[str, Any] = msgspec.json.decode(path.read_bytes())
@@ -150,8 +241,27 @@ class Session:
                 raise SessionError(f"{path} is not a session header of format {FORMAT}.")
             self.facts = msgspec.convert(self.header, Facts)
         except (OSError, UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
-            raise SessionError(f"{self.directory} is not a readable session: {error}.") from error
+            raise SessionError(f"The session {self.directory} cannot be read: {error}.") from error
         self.vocabulary = self.facts.actions
+
+    def file(self, name: str) -> Path:
+        """Return the path of one of the session's files.
+
+        Raises:
+            SessionError: it is not there, or is a link that leads out of the folder.
+        """
+        path = self.directory / name
+        if not path.exists():
+            also = ", only a video" if name == "tape.jsonl" and (self.directory / "video.mp4").exists() else ""
+            raise SessionError(f"The session {self.directory} has no {name}{also}.")
+        if not path.resolve().is_relative_to(self.directory.resolve()):
+            raise SessionError(f"{path} leads out of its folder; a session holds its own files.")
+        return path
+
+    @property
+    def state(self) -> Path | None:
+        """The file with the state that the session begins with; None if it begins at a start of its world."""
+        return self.file(STATE) if self.facts.state else None
 
     def tape(self) -> list[tuple[str, ...]]:
         """Return the actions of every frame."""
@@ -159,7 +269,11 @@ class Session:
 
     def ticks(self) -> list[Tick]:
         """Return everything that led to every frame."""
-        return read_ticks(self.directory / "tape.jsonl", self.vocabulary, partial=True)
+        return read_ticks(self.file("tape.jsonl"), self.vocabulary, partial=True)
+
+    def prompts(self) -> list[Prompt]:
+        """Return what a text world was told, and from which frame on."""
+        return read_prompts(self.file("prompts.jsonl")) if (self.directory / "prompts.jsonl").exists() else []
 
     def digests(self) -> list[str]:
         """Return the digest of every frame."""
@@ -182,22 +296,31 @@ class Session:
     def _lines(self, name: str) -> Iterator[str]:
         """Yield the whole lines of a file; what a killed process began to write does not count."""
         try:
-            with open(self.directory / name, encoding="utf-8") as file:
+            with open(self.file(name), encoding="utf-8") as file:
                 while (line := file.readline(MAX_TAPE_LINE)).endswith("\n"):
                     yield line.rstrip("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise SessionError(f"Cannot read {self.directory / name}: {getattr(error, 'strerror', None) or error}.") from error
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Decode the video, yielding uint8 frames [height, width, 3]."""
+        """Decode the video, yielding uint8 frames [height, width, 3]; a session that never came to a frame has none."""
+        if not self.file("tape.jsonl").stat().st_size:
+            return
+        whole = 0
         try:
-            with av.open(str(self.directory / "video.mp4")) as container:
+            with av.open(str(self.file("video.mp4"))) as container:
                 for frame in container.decode(video=0):
-                    if (frame.width, frame.height) != (self.facts.width, self.facts.height):
-                        raise SessionError(f"The video of {self.directory} has frames of {frame.width} x {frame.height}, its header says otherwise.")
-                    yield frame.to_ndarray(format="rgb24")
+                    yield self.pixels(frame)
+                    whole += 1
         except (av.FFmpegError, OSError, IndexError) as error:
-            raise SessionError(f"The video of {self.directory} cannot be read: {error}.") from error
+            if not whole:
+                raise SessionError(f"The video of {self.directory} cannot be read: {error}.") from error
+
+    def pixels(self, frame: av.VideoFrame) -> np.ndarray:
+        """Return a decoded frame of the video as uint8 [height, width, 3]; raise `SessionError` if it has not the size that the header says."""
+        if (frame.width, frame.height) != (self.facts.width, self.facts.height):
+            raise SessionError(f"The video of {self.directory} has frames of {frame.width} x {frame.height}, its header says otherwise.")
+        return frame.to_ndarray(format="rgb24")
 
 
 def read_tape(path: Path, vocabulary: Iterable[str] | None = None) -> list[tuple[str, ...]]:
@@ -206,7 +329,7 @@ def read_tape(path: Path, vocabulary: Iterable[str] | None = None) -> list[tuple
 
 
 def read_ticks(path: Path, vocabulary: Iterable[str] | None = None, *, partial: bool = False) -> list[Tick]:
-    """Read a tape: JSON lines, one frame per line, each a list of action names or an object of ``actions`` and ``rollback``.
+    """Read a tape: JSON lines, one frame per line, each a list of action names or an object with the fields of `Tick`.
 
     Args:
         path: the tape file.
@@ -230,8 +353,8 @@ def read_ticks(path: Path, vocabulary: Iterable[str] | None = None, *, partial: 
                 if not line.strip():
                     continue
                 try:
-                    told = msgspec.convert(json.loads(line), tuple[str, ...] | Tick)
-                except (ValueError, RecursionError, msgspec.ValidationError):
+                    told = msgspec.json.decode(line, type=tuple[str, ...] | Tick)
+                except (msgspec.DecodeError, UnicodeError, RecursionError):
                     raise SessionError(f"{path} line {number} is not a JSON list of action names.") from None
                 tick = told if isinstance(told, Tick) else Tick(told)
                 unknown = [name for name in tick.actions if known is not None and name not in known]

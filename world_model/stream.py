@@ -185,11 +185,11 @@ class RollingWindow:
             self.x, self.actions, self.levels = window
 
     def snapshot(self) -> dict[str, Any]:
-        """Return a copy of everything that changes."""
+        """Return a copy of everything that changes; snapshots share the keys and values that did not change between them."""
         return {
             "start": self.start, "levels": list(self.levels), "x": self.x.clone(), "actions": self.actions.clone(), "lived": self.lived.clone(),
             "clean": None if self.clean is None else self.clean.clone(), "last": self.last.clone(), "x0": self.x0.clone(),
-            "rollbacks": self.rollbacks, "k": self.cache.k.clone(), "v": self.cache.v.clone(),
+            "rollbacks": self.rollbacks, "cache": self.cache.snapshot(self.start - (self.clean is not None)),
         }  # fmt: skip
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -197,8 +197,7 @@ class RollingWindow:
         self.start, self.levels, self.rollbacks = saved["start"], list(saved["levels"]), saved["rollbacks"]
         self.x, self.actions, self.lived = saved["x"].clone(), saved["actions"].clone(), saved["lived"].clone()
         self.clean, self.last, self.x0 = saved["clean"], saved["last"].clone(), saved["x0"].clone()
-        self.cache.k.copy_(saved["k"])
-        self.cache.v.copy_(saved["v"])
+        self.cache.restore(saved["cache"])
 
 
 def histories(actions: Tensor, length: int) -> Tensor:

@@ -10,28 +10,30 @@ A world is immutable and can be shared; a stream is everything that changes whil
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from world_model.autoencoder import Autoencoder, AutoencoderConfig
 from world_model.card import Card, WorldError, find_world, parse_card, read_metadata
+from world_model.checks import check_memory, faults, read_tensors, section, start_shapes
+from world_model.context import ContextAttention
 from world_model.motion import Motion
 from world_model.noise import AddressedNoise
+from world_model.state import load_state, save_state
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.transformer import Transformer, TransformerConfig
 
+if TYPE_CHECKING:
+    from world_model.wan.parts import Parts
+
 Action = Mapping[str, float] | Iterable[str] | np.ndarray | Tensor
-FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-Config = TypeVar("Config")
 
 
 class World:
@@ -40,10 +42,23 @@ class World:
     def __init__(
         self, card: Card, autoencoder: Autoencoder, transformer: Transformer, window: WindowConfig, starts: dict[str, Tensor], path: Path | None = None
     ) -> None:
-        self.card, self.autoencoder, self.transformer, self.window = card, autoencoder.eval(), transformer.eval(), window
-        self.starts, self.path = starts, path
+        self.autoencoder, self.starts = autoencoder.eval(), starts
+        self._hold(card, transformer, window, path)
+
+    def _hold(self, card: Card, transformer: Transformer, window: WindowConfig, path: Path | None) -> None:
+        self.card, self.transformer, self.window, self.path = card, transformer.eval(), window, path
         self.device, self.dtype = transformer.head.head.weight.device, transformer.head.head.weight.dtype
         self._sha256: str | None = None
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks in the world's file."""
+        return {"transformer": self.transformer, "autoencoder": self.autoencoder}
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one latent frame."""
+        return self.autoencoder.config.latent_shape
 
     @property
     def sha256(self) -> str:
@@ -56,7 +71,16 @@ class World:
         return self._sha256
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", dtype: torch.dtype | None = None) -> "World":
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        *,
+        compile: bool = False,
+        offload: bool = False,
+        parts: "str | Path | Parts | None" = None,
+    ) -> "World":
         """Load a world file (or a world by its name).
 
         Names, shapes and dtypes of all tensors are checked against the card before anything is allocated.
@@ -65,32 +89,44 @@ class World:
             path: a file, or the name of a world that ships or lies in the user's folder.
             device: "auto" (CUDA if there is one), "cpu", "cuda", ...
             dtype: of the weights; None chooses bfloat16 where the device multiplies it natively, else float32.
+            compile: let torch compile the transformer's blocks, in the first ticks.
+            offload: keep a text world's text encoder in main memory; for a prompt its layers visit the device one after the other.
+            parts: what a text world needs beside its file, if not what its card names: a folder, a name in the hub's cache, or the parts themselves.
 
         Raises:
-            WorldError: one sentence that says what is wrong with the file.
+            WorldError: one sentence that says what is wrong with the file, or that what it needs is not there.
         """
         path = find_world(str(path))
         card = parse_card(read_metadata(path).get("card"), path)
         target = choose_device(device)
         dtype = dtype or choose_dtype(target)
         try:
-            transformer_config = _config(card.transformer, TransformerConfig)
-            autoencoder_config = _config(card.autoencoder, AutoencoderConfig)
-            window = _config(card.window, WindowConfig)
-            for fault in _faults(card, transformer_config, autoencoder_config, window):
+            transformer_config = section(card.transformer, TransformerConfig)
+            autoencoder_config = None if card.parts else section(card.autoencoder, AutoencoderConfig)
+            window = section(card.window, WindowConfig)
+            for fault in faults(card, transformer_config, autoencoder_config, window):
                 raise ValueError(f"{fault}.")
             with torch.device("meta"):
-                modules: dict[str, nn.Module] = {"transformer": Transformer(transformer_config), "autoencoder": Autoencoder(autoencoder_config)}
+                modules: dict[str, nn.Module] = {"transformer": Transformer(transformer_config)}
+                if autoencoder_config:
+                    modules["autoencoder"] = Autoencoder(autoencoder_config)
             expected = {f"{part}.{name}": tuple(t.shape) for part, module in modules.items() for name, t in module.state_dict().items()}
-            _check_memory(transformer_config, autoencoder_config, window, sum(math.prod(shape) for shape in expected.values()))
+            check_memory(card, transformer_config, autoencoder_config, window, sum(math.prod(shape) for shape in expected.values()))
         except (ValueError, RuntimeError, OverflowError) as error:
             raise WorldError(f"{path} has a card that does not describe a model: {str(error).splitlines()[0]}") from error
-        expected |= _start_shapes(card, transformer_config, autoencoder_config)
-        tensors = _read_tensors(path, expected)
+        if autoencoder_config:
+            expected |= start_shapes(card, autoencoder_config)
+        tensors = read_tensors(path, expected)
         for part, module in modules.items():
             state = {name.removeprefix(part + "."): t.to(target, dtype) for name, t in tensors.items() if name.startswith(part + ".")}
             module.load_state_dict(state, assign=True)
             module.requires_grad_(False)
+        if compile:
+            compile_blocks(modules["transformer"])  # type: ignore[arg-type]
+        if not autoencoder_config:
+            from world_model.wan.text_world import open_text_world
+
+            return open_text_world(card, modules["transformer"], window, path, parts, offload)  # type: ignore[arg-type]
         if not bool(torch.isfinite(torch.linalg.inv_ex(modules["autoencoder"].latent_matrix.float()).inverse).all()):  # type: ignore[operator]
             raise WorldError(f"{path} holds a matrix of latents that cannot be inverted.")
         for convolutions in (modules["autoencoder"], *(m for m in modules["transformer"].children() if isinstance(m, Motion))):
@@ -98,11 +134,11 @@ class World:
         starts = {name.removeprefix("starts."): t for name, t in tensors.items() if name.startswith("starts.")}
         return cls(card, modules["autoencoder"], modules["transformer"], window, starts, path)  # type: ignore[arg-type]
 
-    def save(self, path: Path) -> None:
-        """Write the world to one file, weights in bfloat16, under a temporary name first."""
+    def save(self, path: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Write the world to one file, weights in `dtype`, under a temporary name first."""
         tensors = {f"starts.{name}": t.contiguous() for name, t in self.starts.items()}
-        for part, module in (("transformer", self.transformer), ("autoencoder", self.autoencoder)):
-            tensors |= {f"{part}.{name}": t.detach().to("cpu", torch.bfloat16).contiguous() for name, t in module.state_dict().items()}
+        for part, module in self.networks.items():
+            tensors |= {f"{part}.{name}": t.detach().to("cpu", dtype).contiguous() for name, t in module.state_dict().items()}
         temporary = Path(path).with_suffix(".part")
         save_file(tensors, temporary, {"card": msgspec.json.encode(self.card).decode()})
         os.replace(temporary, path)
@@ -154,6 +190,8 @@ class World:
 class Stream:
     """One running world (or a batch of them in step): window, cache, noise and the frame on the screen."""
 
+    prompt = ""  # only the streams of text worlds listen to it
+
     def __init__(self, world: World, seed: int | Sequence[int], start: int | np.ndarray | Sequence[int], actions: np.ndarray | None, fused: bool) -> None:
         self.world = world
         self.batched = not isinstance(seed, int | np.integer)
@@ -161,13 +199,17 @@ class Stream:
         if any(not 0 <= s < 1 << 64 for s in seeds):
             raise WorldError("A seed is a whole number from 0 to 2**64 - 1.")
         latents, past_actions, self.screen = self._past(start, actions, len(seeds))
-        shape = world.autoencoder.config.latent_shape
-        noise = AddressedNoise(seeds, world.window.block_frames, shape, world.device)
-        self.window = RollingWindow(world.transformer, world.window, noise, shape, batch=len(seeds), fused=fused)
+        self.noise = AddressedNoise(seeds, world.window.block_frames, world.latent_shape, world.device)
+        self.window = RollingWindow(world.transformer, world.window, self.noise, world.latent_shape, batch=len(seeds), fused=fused)
         self.window.remember(latents.to(world.device), past_actions.to(world.device))
         self.frame = 0
         self.held: np.ndarray | None = None  # the last tick's action vectors
         self.rolled_back = 0
+
+    @property
+    def seed(self) -> int:
+        """The seed of the noise (in a batch, of the first stream)."""
+        return self.noise.seeds[0]
 
     @torch.no_grad()
     def tick(self, action: Any, *, rollback: int | None = None, late: bool = True, rolling: bool = True) -> np.ndarray:
@@ -191,13 +233,12 @@ class Stream:
             raise WorldError(f"This world can be rolled back by 0 to {self.world.card.max_rollback} levels, not by {levels}.")
         vectors = np.stack([self.world.action_vector(a) for a in (action if self.batched else [action])])
         held = torch.from_numpy(vectors).to(self.world.device)
-        changed = self.held is not None and not np.array_equal(self.held, vectors)
-        self.rolled_back = self.window.roll_back(held, levels) if changed else 0
+        self.rolled_back = self.window.roll_back(held, levels) if self._changed(vectors) else 0
         self.held = vectors
         block = None
         while block is None:
             block = self.window.advance(held, append=rolling or not self.window.levels, late=late)
-        frames = self.world.autoencoder.decode(block).cpu().numpy()
+        frames = self._decode(block).cpu().numpy()
         if not bool(torch.isfinite(block).all()):
             raise WorldError("This world has come to numbers that are not finite; its weights are damaged.")
         if self.world.window.block_frames == 1:
@@ -206,14 +247,30 @@ class Stream:
         self.frame += 1
         return self.screen
 
+    def _changed(self, vectors: np.ndarray) -> bool:
+        """Tell whether the player asks for something else than on the last tick."""
+        return self.held is not None and not np.array_equal(self.held, vectors)
+
+    def _decode(self, block: Tensor) -> Tensor:
+        """Return the frames of a finished block, uint8 [batch, frames, height, width, 3]."""
+        return self.world.autoencoder.decode(block)
+
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of everything that changes; `restore` brings it back any number of times."""
-        return {"frame": self.frame, "screen": self.screen.copy(), "held": self.held, "window": self.window.snapshot()}
+        return {"seeds": self.noise.seeds, "frame": self.frame, "screen": self.screen.copy(), "held": self.held, "window": self.window.snapshot()}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go back to a snapshot of this stream (or of one of the same world and batch size)."""
-        self.frame, self.screen, self.held = saved["frame"], saved["screen"].copy(), saved["held"]
+        """Go back to a snapshot of this stream (or of one of the same world and batch size: the seed comes along)."""
+        self.noise.seeds, self.frame, self.screen, self.held = saved["seeds"], saved["frame"], saved["screen"].copy(), saved["held"]
         self.window.restore(saved["window"])
+
+    def save(self, path: Path, saved: dict[str, Any] | None = None) -> None:
+        """Write a snapshot (default: of now) to a file; raise `StateError` if that cannot be."""
+        save_state(path, self.snapshot() if saved is None else saved)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Return the snapshot in a file, for `restore`; raise `StateError` if it is not one of this world."""
+        return load_state(path, self)
 
     @torch.no_grad()
     def _past(self, start: Any, actions: np.ndarray | None, batch: int) -> tuple[Tensor, Tensor, np.ndarray]:
@@ -253,123 +310,20 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
+def compile_blocks(transformer: Transformer, **options: Any) -> None:
+    """Let torch compile every block of a transformer around its self-attention, which looks into the stream's cache and stays as it is.
+
+    Args:
+        options: for `torch.compile`.
+    """
+    ContextAttention.__call__ = torch.compiler.disable(ContextAttention.__call__)  # type: ignore[method-assign]
+    for block in transformer.blocks:
+        block.compile(**options)
+
+
 def choose_dtype(device: torch.device) -> torch.dtype:
     """Return bfloat16 where the device multiplies it natively, else float32."""
     if device.type == "cpu":
         native = any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
         return torch.bfloat16 if native else torch.float32
     return torch.bfloat16
-
-
-def _config(values: dict[str, Any], kind: type[Config]) -> Config:
-    """Convert a card's section to its dataclass; every key must be known."""
-    config = msgspec.convert(values, kind)
-    for name in _unknown(values, asdict(config)):  # type: ignore[call-overload]
-        raise ValueError(f"{kind.__name__} has no {name!r}.")
-    return config
-
-
-def _unknown(values: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the keys of nested sections that mean nothing."""
-    for name, value in values.items():
-        if name not in known:
-            yield name
-        elif isinstance(known[name], dict):
-            yield from _unknown(value, known[name])
-
-
-def _faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderConfig, window: WindowConfig) -> Iterator[str]:
-    """Yield what is wrong with a card's ranges and with how its parts fit together; each test relies on those before it."""
-    sizes = (
-        transformer.dim, transformer.ffn_dim, transformer.num_heads, transformer.num_layers, transformer.in_channels, *transformer.patch_size,
-        transformer.freq_dim, max(1, transformer.motion_channels), *autoencoder.channels, autoencoder.latent_channels, autoencoder.patch,
-        len(autoencoder.channels),
-    )  # fmt: skip
-    if not all(1 <= size <= 16384 for size in sizes):
-        yield "sizes must lie between 1 and 16384"
-    depths = (transformer.num_layers, transformer.motion_blocks, autoencoder.encoder_blocks, autoencoder.decoder_blocks)
-    if not all(0 <= depth <= 128 for depth in depths) or len(autoencoder.channels) > 8:
-        yield "depths must lie between 0 and 128, with at most 8 scales"
-    if transformer.dim % (2 * transformer.num_heads) or transformer.head_width < 6:
-        yield "dim must be a multiple of 2 * num_heads, and a head at least 6 wide"
-    if transformer.freq_dim % 2 or not 0 < transformer.eps <= 1:
-        yield "freq_dim must be even and eps lie between 0 and 1"
-    if transformer.prediction not in ("x0", "velocity"):
-        yield "the prediction must be x0 or velocity"
-    if not 1 <= transformer.action_history <= 256:
-        yield "action_history must lie between 1 and 256"
-    if transformer.motion_channels < 0:
-        yield "motion_channels must not be negative"
-    if transformer.text_dim != 0:
-        yield "a world for play has no text"
-    if transformer.num_actions != len(card.actions):
-        yield "num_actions must be the number of actions"
-    if (autoencoder.height, autoencoder.width) != (card.height, card.width):
-        yield "the autoencoder's frames must be the card's"
-    if autoencoder.height % autoencoder.stride or autoencoder.width % autoencoder.stride:
-        yield "the frame size must be a multiple of the autoencoder's stride"
-    if transformer.in_channels != autoencoder.latent_channels:
-        yield "latent channels must agree"
-    _, height, width = autoencoder.latent_shape
-    if height % transformer.patch_size[0] or width % transformer.patch_size[1]:
-        yield "the latent size must be a multiple of the patch size"
-    if transformer.places not in (None, (height // transformer.patch_size[0], width // transformer.patch_size[1])):
-        yield "places must be the tokens of a frame"
-    ladder, context = window.ladder, window.context
-    if not card.rollback < len(ladder):
-        yield "the rollback must be less than the ladder has levels"
-    if not 1 <= len(ladder) <= 32 or ladder[0] != 1 or any(a <= b for a, b in zip(ladder, (*ladder[1:], 0), strict=True)):
-        yield "the ladder must fall from 1 towards 0, with 1 to 32 levels"
-    if not 1 <= window.block_frames <= 16 or card.start_frames % window.block_frames:
-        yield "block_frames must lie between 1 and 16, and start_frames be a multiple of it"
-    if not (1 <= context.sink < context.cache <= 256 and context.sink + len(ladder) <= context.attention <= 512):
-        yield "the context must hold the sink and more"
-
-
-def _check_memory(transformer: TransformerConfig, autoencoder: AutoencoderConfig, window: WindowConfig, weights: int) -> None:
-    """Refuse a world that asks for far more memory than a file with this many weights has reason to; raise ValueError with one sentence."""
-    _, height, width = autoencoder.latent_shape
-    tokens = height * width // (transformer.patch_size[0] * transformer.patch_size[1]) * window.block_frames
-    blocks = min(window.context.attention, window.context.cache + len(window.ladder))
-    allowed = max(1 << 28, 8 * weights)
-    if tokens * blocks > 1 << 15:
-        raise ValueError(f"it attends {tokens * blocks} tokens at once, more than {1 << 15}.")
-    if 2 * transformer.num_layers * window.context.cache * tokens * transformer.dim > allowed:
-        raise ValueError("its context is too large for its size.")
-    pixels = autoencoder.height * autoencoder.width // autoencoder.patch**2
-    if max(tokens * blocks * transformer.ffn_dim, pixels * max(*autoencoder.channels, transformer.motion_channels)) > allowed:
-        raise ValueError("its layers are too wide for its size.")
-
-
-def _start_shapes(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderConfig) -> dict[str, tuple[int, ...]]:
-    many = (card.num_starts, card.start_frames)
-    return {
-        "starts.latents": (*many, *autoencoder.latent_shape),
-        "starts.actions": (*many, len(card.actions)),
-        "starts.screens": (card.num_starts, card.height, card.width, 3),
-    }
-
-
-def _read_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Read exactly the expected tensors; names, shapes and dtypes are checked before the first is read."""
-    try:
-        with safe_open(path, "pt") as file:
-            names = set(file.keys())
-            if names != set(expected):
-                odd = sorted(names ^ set(expected))[0]
-                raise WorldError(f"{path} does not fit its card: the tensor {odd!r} is {'missing' if odd in expected else 'not expected'}.")
-            for name, shape in expected.items():
-                part = file.get_slice(name)
-                if tuple(part.get_shape()) != shape:
-                    raise WorldError(f"{path} does not fit its card: {name!r} has shape {part.get_shape()}, expected {list(shape)}.")
-                if part.get_dtype() not in FLOATS and not (name == "starts.screens" and part.get_dtype() == "U8"):
-                    raise WorldError(f"{path} does not fit its card: {name!r} has the dtype {part.get_dtype()}.")
-                if name == "starts.screens" and part.get_dtype() != "U8":
-                    raise WorldError(f"{path} does not fit its card: {name!r} must hold bytes.")
-            tensors = {name: file.get_tensor(name) for name in expected}
-    except (OSError, SafetensorError) as error:
-        raise WorldError(f"{path} is not a readable world file: {error}.") from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise WorldError(f"{path} holds numbers that are not finite in {name!r}.")
-    return tensors

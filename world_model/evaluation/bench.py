@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from world_model.card import WorldError
 from world_model.world import Stream, World
 
 
@@ -27,13 +28,19 @@ def run(
     seconds: float = 60.0,
     soak: int = 2000,
     device: str = "auto",
+    out: Path | None = None,
+    against: Path | None = None,
     key_to_photon: Callable[[World], dict[str, float]] | None = None,
 ) -> int:
     """Measure a world and print the figures, as one JSON object or as a table; return 0.
 
-    `key_to_photon` plays the world in the game's own window and returns its figures; the game is not this package's to import.
+    `out` is a file for the JSON object, `against` one of an earlier run to compare with. `key_to_photon` plays the world in the game's own window and
+    returns its figures; the game is not this package's to import.
     """
+    earlier = read_figures(against) if against else None
     loaded = World.load(world, device)
+    if not loaded.card.actions:
+        raise WorldError(f"{loaded.card.title} obeys no keys; there is nothing to measure here.")
     figures: dict[str, Any] = {"world": loaded.card.name, "machine": machine(), "threads": torch.get_num_threads()}
     figures["dtype"], figures["device"] = str(loaded.dtype).removeprefix("torch."), str(loaded.device)
     figures["torch"], figures["python"] = torch.__version__, platform.python_version()
@@ -46,9 +53,49 @@ def run(
     if json:
         print(jsonlib.dumps(figures))
     else:
-        for name, value in figures.items():
-            print(f"{name:24} {value}")
+        print(table(figures, earlier))
+    if out is not None:
+        Path(out).write_text(jsonlib.dumps(figures, indent=1) + "\n")
     return 0
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """Return the figures of an earlier run.
+
+    Raises:
+        ValueError: the file is not one; the message is for the user.
+    """
+    try:
+        figures = jsonlib.loads(Path(path).read_text())
+    except OSError as error:
+        raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not what bench --out wrote: {error}.") from error
+    if not isinstance(figures, dict) or "tick_ms" not in figures:
+        raise ValueError(f"{path} is not what bench --out wrote: it has no tick_ms.")
+    return figures
+
+
+def table(figures: dict[str, Any], earlier: dict[str, Any] | None = None) -> str:
+    """Return figures as lines; beside those of an earlier run, with the ratio of numbers where both have one."""
+    lines = []
+    now, before = flat(figures), flat(earlier or {})
+    for name, value in now.items():
+        line = f"{name:28} {value}"
+        if earlier is not None:
+            old = before.get(name, "")
+            ratio = f"  {value / old:.2f}x" if type(value) in (int, float) and type(old) in (int, float) and old else ""
+            line = f"{name:28} {value!s:>28} {old!s:>28}{ratio}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def flat(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return nested figures as one level, with dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in figures.items():
+        found |= {f"{name}.{inner}": v for inner, v in flat(value).items()} if isinstance(value, dict) else {name: value}
+    return found
 
 
 def machine() -> str:

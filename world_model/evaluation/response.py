@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from world_model.card import WorldError
 from world_model.evaluation.bench import machine
 from world_model.evaluation.judge import Judge, find_judge, macro_f1
 from world_model.evaluation.real import RealGame, has_real
@@ -49,6 +50,8 @@ def run(*, world: str = "maze", trials: int = 32, json: bool = False, plot: Path
     if trials < 1:
         raise ValueError(f"--trials is {trials}, but must be at least 1.")
     loaded = World.load(world, device)
+    if not loaded.card.actions:
+        raise WorldError(f"{loaded.card.title} obeys no keys; there is nothing to measure here.")
     report = measure(loaded, list(situations(loaded, trials)), judge=find_judge(loaded.card.name))
     if plot is not None:
         draw(report, plot)
