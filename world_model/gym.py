@@ -142,8 +142,8 @@ def _load(world: "str | Path | World", device: str) -> "World":
     from world_model.world import World
 
     loaded = world if isinstance(world, World) else World.load(world, device)
-    if loaded.window.block_frames != 1:
-        raise WorldError(f"{loaded.card.name} makes {loaded.window.block_frames} frames at a time; an environment makes one.")
+    if not loaded.card.actions or loaded.window.block_frames != 1:
+        raise WorldError(f"{loaded.card.title} obeys no keys, or makes several frames at a time; an environment needs one frame for one action.")
     return loaded
 
 
