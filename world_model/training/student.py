@@ -44,7 +44,7 @@ class StudentRecipe:
     model: TransformerConfig = TransformerConfig(
         dim=256, ffn_dim=1024, in_channels=4, patch_size=(4, 8), places=(6, 4), motion_channels=64, motion_blocks=4, num_actions=5, action_history=8
     )
-    window: WindowConfig = WindowConfig((1.0, 0.95, 0.88, 0.78, 0.65), context=ContextConfig(sink=2, cache=17, attention=21))
+    window: WindowConfig = WindowConfig((1.0, 0.9, 0.75, 0.5, 0.25), context=ContextConfig(sink=2, cache=17, attention=21))
     steps: int = 5000
     batch: int = 4
     clip_windows: int = 3
@@ -57,7 +57,7 @@ class StudentRecipe:
     short_share: float = 0.25
     flat_share: float = 0.2
     rollout: RolloutRecipe = RolloutRecipe()
-    rollout_from: float = 0.2
+    rollout_from: float = 1.0
 
 
 class ClipAttention:

@@ -112,13 +112,14 @@ def _export(made: World, held_out: Clips, judge: Judge | None, path: Path) -> No
 def build_world(recipe: WorldRecipe, autoencoder: Autoencoder, transformer: Transformer, latents: LatentClips) -> World:
     """Put a world together: card, networks and varied start clips."""
     student, origin = recipe.student, recipe.origin
-    starts = choose_starts(latents, student.window.context.cache, recipe.num_starts, autoencoder)
+    window = replace(student.window, ladder=recipe.ladder)
+    starts = choose_starts(latents, window.context.cache, recipe.num_starts, autoencoder)
     card = Card(
         format=1, **{name: getattr(origin, name) for name in origin.__struct_fields__},
-        num_starts=recipe.num_starts, start_frames=student.window.context.cache,
-        transformer=_plain(student.model), autoencoder=_plain(autoencoder.config), window=_plain(student.window),
+        rollback=recipe.rollback, num_starts=recipe.num_starts, start_frames=window.context.cache,
+        transformer=_plain(student.model), autoencoder=_plain(autoencoder.config), window=_plain(window),
     )  # fmt: skip
-    return World(card, autoencoder, transformer, student.window, starts)
+    return World(card, autoencoder, transformer, window, starts)
 
 
 @torch.no_grad()
