@@ -43,7 +43,7 @@ class WorldRecipe:
     judge: JudgeRecipe = JudgeRecipe()
     num_starts: int = 24
     ladder: Ladder = (1.0, 0.75, 0.3)
-    rollback: int = 2
+    rollback: int = 1
 
 
 def derive(origin: Origin) -> WorldRecipe:

@@ -100,7 +100,11 @@ def _export(made: World, held_out: Clips, judge: Judge | None, path: Path) -> No
         return
     made.save(path)
     figures = fidelity.measure(World.load(path), held_out, judge=judge, sheet=path.with_suffix(".png"))
-    told = {f"psnr_{kind}_{horizon}": value for kind, by_horizon in figures.items() for horizon, value in by_horizon.items()}
+    told = {
+        f"{kind if kind.endswith(('position', 'heading')) else f'psnr_{kind}'}_{horizon}": value
+        for kind, by_horizon in figures.items()
+        for horizon, value in by_horizon.items()
+    }
     made.card = msgspec.structs.replace(made.card, figures=told)
     made.save(path)
     print("against the real environment, by frames ahead (PSNR in dB; errors of position and heading):")
