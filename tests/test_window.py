@@ -54,7 +54,7 @@ def test_screenshots_never_overwrite(tmp_path: Path) -> None:
 def test_the_games_keys_yield_to_the_worlds() -> None:
     commands = commands_beside([ActionSpec("run", ("r", "p"), "Run")])
     keys = {command.name: command.keys for command in commands}
-    assert keys["restart"] == () and keys["pause"] == ("pause",)
+    assert keys["restart"] == () and keys["pause"] == ("pause", "pad_start")
     usual = {"up", "down", "left", "right", "w", "a", "s", "d", "space", "lctrl", "lshift"}
     assert not usual & {key for command in COMMANDS for key in command.keys}
     for commands, show in ((COMMANDS, Game), (REPLAY_COMMANDS, Projector)):
