@@ -94,8 +94,8 @@ class Gate:
             try:
                 arrival = Arrival(self._try(path), keep_screen)
             except Exception as error:  # whatever it is, the game goes on
-                words = str(error) if isinstance(error, ValueError) else f"{path} cannot be entered: {str(error).splitlines()[:1] or type(error).__name__}."
-                arrival = Arrival(None, keep_screen, words)
+                why = (str(error) or type(error).__name__).splitlines()[0]
+                arrival = Arrival(None, keep_screen, why if isinstance(error, ValueError) else f"{path} cannot be entered: {why}.")
             with self._lock:
                 if number == self._asked:
                     if arrival.world:

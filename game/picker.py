@@ -70,7 +70,7 @@ class Picker:
         tables = row([worlds, details(chosen, live, px)], 2 * px, "start") if chosen else worlds
         head = text("Worlds", round(px * 1.5))
         modes = [text(words, px, theme.LIT if on else theme.QUIET) for words, on in self._modes()]
-        foot = row([key_cap("left", False, px), key_cap("right", False, px), *modes, key_cap("return", False, px), text("Enter", px)], px // 2)
+        foot = row([key_cap("left", False, px), key_cap("right", False, px), *modes, key_cap("return", False, px), text("Go there", px)], px // 2)
         whole = panel(column([head, tables, foot], px), px)
         top, corner = head.get_height() + px, (round(px * 0.9), round(px * 0.6))
         self._places = []
