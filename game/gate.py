@@ -47,7 +47,7 @@ class Gate:
         self.keep_screen = False
         self.opening: Path | None = None
         self._load = load
-        self._seen: Stamp | None = None  # of the file inside, as it was loaded
+        self._seen: Stamp | None = None  # of the file inside, the last time that it was looked at
         self._arrival: Arrival | None = None
         self._asked, self._closed = 0, False
         self._lock, self._loading = threading.Lock(), threading.Lock()
@@ -98,7 +98,7 @@ class Gate:
                 arrival = Arrival(None, keep_screen, why if isinstance(error, ValueError) else f"{path} cannot be entered: {why}.")
             with self._lock:
                 if number == self._asked:
-                    if arrival.world:
+                    if arrival.world and path != self.inside:
                         self.inside, self._seen = path, None
                     self._arrival, self.opening = arrival, None
 

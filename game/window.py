@@ -146,7 +146,7 @@ class Window:
             self._press(event.scancode, alone=not event.mod & (pygame.KMOD_ALT | pygame.KMOD_GUI))
         elif event.type == pygame.KEYUP:
             self._release(event.scancode)
-        elif event.type == pygame.DROPFILE and self._gate:
+        elif event.type == pygame.DROPFILE and self._gate and "worlds" in self._commands.values():
             self._gate.shelf.add(Path(event.file))
             self._page, self._dirty = Picker(self._gate, Path(event.file).resolve()), True
         elif event.type in (pygame.MOUSEMOTION, pygame.MOUSEBUTTONDOWN) and self._page:
@@ -164,10 +164,10 @@ class Window:
             self._say(self._pads.notice)
 
     def _press(self, code: int, *, alone: bool = True) -> None:
-        command = self._commands.get(code)
         if self._page:
             self._turn_page(self._page.press(code))
             return
+        command = self._commands.get(code)
         self._keyboard.press(code, self._clock.now_s())
         if command and alone and not self._keyboard.binds(code):
             if command == "switch":
