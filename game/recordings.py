@@ -4,6 +4,7 @@ A session holds one unbroken stream. So when the player restarts, rewinds, loads
 the next one begins, in a folder of its own; after a rewind it names the one before as its parent.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class Recordings:
         self.folder, self._tell = folder, tell
         self._beside = Beside(tell)
         self._current: Recorder | None = None
+        self._naming = threading.Lock()  # two clips at once must not choose the same name
 
     @property
     def recorded(self) -> Recorded | None:
@@ -92,7 +94,9 @@ class Recordings:
         folder = self.folder.with_name(self.folder.name + "-clip")
 
         def save() -> str:
-            with beginning.open(next_folder(folder)) as writer:
+            with self._naming:
+                opened = beginning.open(next_folder(folder))
+            with opened as writer:
                 for moment in moments:
                     write(writer, moment, beginning.moment)
             return f"Saved the last {writer.num_frames / fps:.0f} s in {writer.directory}"
