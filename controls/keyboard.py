@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from controls.keys import ActionSpec, bindings
+from controls.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,14 @@ class Player(Protocol):
 
 
 class Keyboard:
-    """Collect key events by scancode; `take` turns them into the actions of one tick."""
+    """Collect key events by scancode; `take` turns them into the actions of one tick.
 
-    def __init__(self) -> None:
+    Args:
+        layout: the keys that the player chose, over those of the worlds' cards.
+    """
+
+    def __init__(self, layout: Layout | None = None) -> None:
+        self.layout = layout or Layout()
         self._lock = threading.Lock()
         self._order: tuple[str, ...] = ()
         self._bound: dict[int, str] = {}
@@ -44,9 +50,14 @@ class Keyboard:
         self._input_s: float | None = None
 
     def bind(self, actions: Iterable[ActionSpec]) -> None:
-        """Give the keys the meaning that a world's card has for them; what is down stays down."""
+        """Give the keys the meaning that a world's card and the player have for them; what is down stays down.
+
+        Raises:
+            ValueError: the card names an unknown key, or binds one twice.
+        """
         actions = tuple(actions)
-        bound = bindings(actions)
+        bindings(actions)  # a card that is wrong is refused, whatever the player chose
+        bound = bindings(self.layout.of(actions))
         with self._lock:
             self._order, self._bound = tuple(action.name for action in actions), bound
             self._input_s = None

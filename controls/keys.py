@@ -2,7 +2,8 @@
 
 A world's card names keys by their place on a US keyboard (``"up"``, ``"w"``). Places are what a player's fingers know, so
 keys are told apart by scancode, not by the letter printed on them: W A S D stay a cross on a French keyboard. The codes
-are the USB HID usages that SDL and pygame use as well, which is why this table needs neither of them.
+are the USB HID usages that SDL and pygame use as well, which is why this table needs neither of them. The buttons of a
+gamepad, its left stick and its triggers are keys too, with codes beyond those of a keyboard.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,16 @@ SCANCODES: Mapping[str, int] = {
     "right": 79, "left": 80, "down": 81, "up": 82, "kp_enter": 88, "kp0": 98,
     "lctrl": 224, "lshift": 225, "lalt": 226, "rctrl": 228, "rshift": 229, "ralt": 230,
 }  # fmt: skip
+
+GAMEPAD: Mapping[str, int] = {
+    name: 1024 + place
+    for place, name in enumerate((
+        "pad_a", "pad_b", "pad_x", "pad_y", "pad_back", "pad_start", "pad_l1", "pad_r1", "pad_l2", "pad_r2", "pad_l3", "pad_r3",
+        "pad_up", "pad_down", "pad_left", "pad_right", "stick_up", "stick_down", "stick_left", "stick_right",
+    ))
+}  # fmt: skip
+CODES: Mapping[str, int] = {**SCANCODES, **GAMEPAD}
+NAMES: Mapping[int, str] = {code: name for name, code in CODES.items()}
 
 
 class ActionSpec(Protocol):
@@ -42,7 +53,7 @@ def bindings(actions: Iterable[ActionSpec]) -> dict[int, str]:
     bound: dict[int, str] = {}
     for action in actions:
         for key in action.keys:
-            code = SCANCODES.get(key.lower())
+            code = CODES.get(key.lower())
             if code is None:
                 raise ValueError(f"The world binds the action {action.name!r} to {key!r}, which is not the name of a key.")
             if code in bound:

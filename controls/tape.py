@@ -23,14 +23,17 @@ class Tape:
     def __init__(self, ticks: Sequence[tuple[str, ...]], then: Player | None = None) -> None:
         self._ticks = iter(ticks)
         self._then = then
+        self._known: set[str] | None = None  # actions of the world being played
 
     def bind(self, actions: Iterable[ActionSpec]) -> None:
-        """A tape is in the world's own words; only who plays after it has something to learn."""
+        """A tape is in its world's own words: what another world does not know is left out there."""
+        actions = tuple(actions)
+        self._known = {action.name for action in actions}
         if self._then:
             self._then.bind(actions)
 
     def take(self) -> Held | None:
         """Return the actions of the next tick."""
         for actions in self._ticks:
-            return Held(actions)
+            return Held(actions if self._known is None else tuple(name for name in actions if name in self._known))
         return self._then.take() if self._then else None

@@ -28,7 +28,10 @@ _WINDOW = (
     Command("leave", ("escape",), "Quit"),
 )
 COMMANDS = (
-    Command("pause", ("p", "pause"), "Pause"),
+    Command("worlds", ("tab", "pad_back"), "Choose a world"),
+    Command("switch", tuple("123456789"), "Switch to a world"),
+    Command("keys", ("f10",), "Choose keys"),
+    Command("pause", ("p", "pause", "pad_start"), "Pause"),
     Command("step", ("n", "period"), "One step"),
     Command("rewind", ("backspace",), "Rewind while held"),
     Command("restart", ("r",), "Restart"),
@@ -42,6 +45,9 @@ COMMANDS = (
     Command("slot", ("f6",), "Next slot"),
     *_WINDOW,
 )
+BESIDE_REAL_COMMANDS = tuple(command for command in COMMANDS if command.name in {
+    "keys", "pause", "step", "restart", "new_seed", "rollback", *(command.name for command in _WINDOW),
+})  # fmt: skip
 REPLAY_COMMANDS = (
     Command("take_over", ("return", "kp_enter"), "Play on from here"),
     Command("pause", ("p", "space", "pause"), "Pause"),

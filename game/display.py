@@ -16,7 +16,7 @@ class NoDisplayError(ValueError):
 
 
 def open_display(title: str, full_screen: bool) -> None:
-    """Open the window. No sound and no gamepads are started: only what the game uses.
+    """Open the window. No sound is started: only what the game uses.
 
     Raises:
         NoDisplayError: no window can be opened.

@@ -1,4 +1,4 @@
-"""One world being played: wait, read the newest input, tick, show, record, and again.
+"""A world being played: wait, read the newest input, tick, show, record, and again.
 
 This loop is the same with a window and without. With a window it runs in a thread beside the display; without, it is all
 there is. The order within a round is what makes it obey: the wait comes first, the input is read last, and nothing stands
@@ -19,7 +19,7 @@ import numpy as np
 
 from controls.keyboard import Player
 from game.budget import RollbackBudget
-from game.commands import COMMANDS
+from game.commands import COMMANDS, Command
 from game.history import MAX_BYTES, History, Moment
 from game.mailbox import Picture
 from game.meters import Speedometer
@@ -68,16 +68,16 @@ class _Next(enum.Enum):
 
 
 class Game:
-    """Play one world for one player on one screen.
+    """Play a world, and then whatever world the player goes over into, for one player on one screen.
 
     Args:
-        open_world: loads the world; called by `run`, so that a slow load happens in the thread that plays.
+        open_world: loads the first world; called by `run`, so that a slow load happens in the thread that plays.
         player: asked for the actions of each tick.
         screen: shown every frame; called from the thread that plays.
         branch: where to begin, if not at a start of the world; the game is then recorded from its beginning.
     """
 
-    commands = COMMANDS
+    commands: tuple[Command, ...] = COMMANDS
     timeline = None  # that of a replay
 
     def __init__(
@@ -96,7 +96,7 @@ class Game:
         self._told = threading.Condition()
         self._paused = self._stopped = self._rewinding = False
         self._orders: deque[Order] = deque()
-        self._steps = 0
+        self._steps = self._played = 0
         self._went_back = 0  # pictures shown since the rewind began
         self._pace: Pace | None = None  # None while time stands still: there is no deadline to keep then
         self._stream: Stream
@@ -175,6 +175,12 @@ class Game:
         """Go on from the moment in the chosen slot."""
         self._order(self._load)
 
+    def swap(self, world: World, *, keep_screen: bool) -> None:
+        """Go over into another world between two ticks: to a start of it, or from the frame on the screen; if that cannot be, tell why and play on."""
+        with self._told:
+            self._orders.append(lambda _, recordings: self._go_over(world, keep_screen, recordings))
+            self._told.notify_all()
+
     def cycle_rollback(self) -> None:
         """Roll back one level deeper from now on, and after the deepest not at all."""
         if self.world:
@@ -201,13 +207,14 @@ class Game:
             self._player.bind(world.card.actions)
             self.rollback = self._choose_rollback(world)
             self.world = world
-            self._recordings = Recordings(self._config.record or self._config.own_folder / "recordings" / world.card.name, self._screen.tell)
+            self._recordings = Recordings(self._folder(world), self._screen.tell)
             self._begin(world, self._branch.saved if self._branch else None)
             if self._branch:
                 self._recordings.begin(self._beginning(), self._branch.parent)
             elif self._config.record:
                 self._recordings.begin_at_once(self._beginning())
-            self._play(world, self._recordings)
+            while self._play(self.world, self._recordings):
+                pass
         finally:
             if self._recordings:
                 self._recordings.close()
@@ -219,17 +226,22 @@ class Game:
             raise ValueError(f"--rollback is {asked}, but this world can be rolled back by 0 to {most} levels.")
         return world.card.rollback if asked is None else asked
 
-    def _play(self, world: World, recordings: Recordings) -> None:
+    def _folder(self, world: World) -> Path:
+        return self._config.record or self._config.own_folder / "recordings" / world.card.name
+
+    def _play(self, world: World, recordings: Recordings) -> bool:
+        """Play until the end, or until the player has gone over into another world; return whether he has."""
         clock, speedometer = self._clock, Speedometer(world.card.fps)
         period_s = 1 / world.card.fps if self._config.paced else 0.0
         budget = RollbackBudget(world.card.max_rollback + 1, period_s)
-        played = 0
-        while self._config.frames is None or played < self._config.frames:
+        while self._config.frames is None or self._played < self._config.frames:
             what = self._wait()
             if what is _Next.STOP:
                 break
             if what is _Next.ORDER:
                 self._orders.popleft()(world, recordings)
+                if self.world is not world:
+                    return True
                 continue
             held = None if what is _Next.REWIND else self._player.take()
             if held is None and what is _Next.TICK:
@@ -250,7 +262,7 @@ class Game:
             if number:  # the first tick fills the window
                 budget.learn(stream.rolled_back, done_s - started_s)
             speed = speedometer.tick(started_s, done_s, self._pace.late, len(block))
-            played += len(block)
+            self._played += len(block)
             prompt = stream.prompt if world.card.parts else ""
             moment = Moment(block, number + len(block), done_s, None, held.actions, stream.rolled_back, prompt, held.input_s)
             # A key pressed while time stood still waited for the player, not for the engine.
@@ -259,6 +271,7 @@ class Game:
             moment.saved = self._snapshot(world)
             self._history.add(moment)
             recordings.append(moment)
+        return False
 
     def _tell(self, world: World, stream: Stream, number: int) -> bool:
         """Tell a text world the prompt that counts after `number` frames; return whether it is another one. Its window obeys at once, late or not."""
@@ -299,11 +312,11 @@ class Game:
                 self._orders.append(order)
                 self._told.notify_all()
 
-    def _begin(self, world: World, saved: Mapping[str, Any] | None = None) -> None:
-        """Start a stream, at a start of the world or from a state, and show the picture it starts from."""
+    def _begin(self, world: World, saved: Mapping[str, Any] | None = None, picture: np.ndarray | None = None) -> None:
+        """Start a stream, at a start of the world, from a state or from a picture, and show what it starts from."""
         with self._told:
-            seed, start = self.seed, self.start
-        self._stream = stream = world.stream(seed=seed, start=start)
+            seed, start = self.seed, self.start % max(1, world.card.num_starts)
+        self._stream = stream = world.stream(seed=seed, start=start if picture is None else picture)
         if saved:
             stream.restore(saved)
             self.seed = stream.seed
@@ -311,12 +324,30 @@ class Game:
         number = stream.frame * len(block)
         self._history.clear()
         self._history.add(Moment(block, number, self._clock.now_s(), self._snapshot(world)))
-        self._origin = None if saved else self._history.newest
+        self._origin = self._history.newest if saved is None and picture is None else None
         self._pace, self._to_say = None, list(self._config.prompts)
         self._screen.show(Picture(block[-1], number))
 
     def _begin_again(self, world: World, recordings: Recordings) -> None:
         self._begin(world)
+        recordings.go_on(self._beginning(), branched=False)
+
+    def _go_over(self, world: World, keep_screen: bool, recordings: Recordings) -> None:
+        """Leave everything of the world played so far but the player, and the keys he holds."""
+        try:
+            self._begin(world, picture=self._history.newest.fitted(world.card.width, world.card.height) if keep_screen else None)
+        except ValueError as error:
+            self._screen.tell(str(error))
+            return
+        self._player.bind(world.card.actions)
+        try:
+            self.rollback = self._choose_rollback(world)
+        except ValueError as error:  # what was asked for was meant for another world
+            self._screen.tell(str(error))
+            self.rollback = world.card.rollback
+        with self._told:
+            self.world, self.start, self._rewinding = world, self.start % max(1, world.card.num_starts), False
+        recordings.folder = self._folder(world)
         recordings.go_on(self._beginning(), branched=False)
 
     def _go_back(self) -> None:
@@ -328,6 +359,8 @@ class Game:
 
     def _land(self, world: World, recordings: Recordings) -> None:
         """Play on from the moment that the rewind has come to."""
+        if not self._history.newest.saved:  # in a world of words, that was entered while the key was down
+            return
         if not self._went_back:  # a tap shorter than a frame
             self._go_back()
         self._stream.restore(self._history.newest.saved)

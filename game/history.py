@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
 MAX_BYTES = 256 << 20
 
@@ -33,6 +34,10 @@ class Moment:
     def frame(self) -> np.ndarray:
         """The last frame, uint8 [height, width, 3]."""
         return self.block[-1]
+
+    def fitted(self, width: int, height: int) -> np.ndarray:
+        """Return the last frame at another size, uint8 [height, width, 3]: its middle, where the proportions are others."""
+        return np.array(ImageOps.fit(Image.fromarray(self.frame), (width, height), Image.Resampling.BICUBIC))
 
 
 class History:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pygame
 
-from controls.keys import ActionSpec
+from controls.keys import GAMEPAD, ActionSpec
 from game import theme
 from game.commands import Command, commands_beside
 from game.mailbox import Picture
@@ -18,6 +18,7 @@ from game.widgets import bar, column, dot, key_cap, panel, paragraph, row, text,
 if TYPE_CHECKING:
     from game.projector import Timeline
 
+MANY_KEYS = 4  # of more only the first and the last are shown
 LATE_SHARE_TOLD = 0.01  # a world that misses more of its deadlines than this is called late
 
 
@@ -90,6 +91,14 @@ def _figure(value: str, meaning: str, px: int) -> pygame.Surface:
 
 
 def _key_table(entries: Sequence[ActionSpec], px: int) -> pygame.Surface:
-    keys = [row([key_cap(key, False, px) for key in entry.keys], px // 4) for entry in entries]
-    width = max((picture.get_width() for picture in keys), default=0)
-    return column([row([widened(k, width), text(e.label, px)], px) for k, e in zip(keys, entries, strict=True) if e.keys], px // 2)
+    """Keys of the keyboard and what they mean; those of a gamepad are told in the menu of keys."""
+    keys = [(entry, [key for key in entry.keys if key not in GAMEPAD]) for entry in entries]
+    caps = [(entry, _caps(names, px)) for entry, names in keys if names]
+    width = max((picture.get_width() for _, picture in caps), default=0)
+    return column([row([widened(picture, width), text(entry.label, px)], px) for entry, picture in caps], px // 2)
+
+
+def _caps(keys: Sequence[str], px: int) -> pygame.Surface:
+    many = len(keys) > MANY_KEYS
+    caps = [key_cap(key, False, px) for key in ((keys[0], keys[-1]) if many else keys)]
+    return row([caps[0], text("to", px, theme.QUIET), caps[1]] if many else caps, px // 4)

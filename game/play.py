@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from controls.keyboard import Keyboard, Player
-    from game.game import GameConfig
+    from controls.keyboard import Keyboard
+    from game.game import Game
+    from game.gate import Gate
     from game.mailbox import Picture
     from game.stage import World
     from world_model.card import Card
     from world_model.prompts import Prompt
 
     Load = Callable[[], World]
+    NewGame = Callable[[Any], Game]
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class PlayConfig:
     """Folder, or name in the Hugging Face cache, of a text world's text encoder and video autoencoder, if not what its card names."""
     offload: bool = False
     """Keep a text world's text encoder in main memory; new prompts take longer."""
+    watch: bool = False
+    """Load the world again whenever its file changes, as a checkpoint in training does, and keep the screen."""
+    beside_real: bool = False
+    """Play the real game and the world side by side: the same start, the same keys. Needs ViZDoom."""
 
 
 def enter(world: str, device: str, dtype: str = "auto", **how: Any) -> tuple["Card", "Load"]:
@@ -94,18 +100,32 @@ def play(config: PlayConfig) -> int:
         ValueError: something asked for is not there or not right; the message is one sentence for the user.
     """
     from controls.keyboard import Keyboard, Player
+    from controls.layout import Layout
     from controls.tape import Nobody, Tape
-    from game.game import GameConfig
+    from game.game import Game, GameConfig
     from world_model.card import user_folder
     from world_model.session import read_tape
 
     if config.frames is not None and config.frames < 0:
         raise ValueError(f"--frames is {config.frames}, but must not be negative.")
+    if config.watch and (config.headless or config.beside_real):
+        raise ValueError("--watch needs a window of its own; give it without --headless and --beside-real.")
     if config.headless and config.frames is None and config.actions is None:
         raise ValueError("Without a window nobody can end the game; give --frames N, or a tape by --actions FILE.")
     card, load = enter(config.world, config.device, config.dtype, compile=config.compile, offload=config.offload, parts=config.parts)
     prompts = _prompts(config, card)
-    keyboard = Keyboard()
+    new_game: Callable[..., Game] = Game
+    if config.beside_real:
+        from game.beside_real import GameBesideReal, Pair, RealMaze, check_real
+
+        check_real(card, recorded=config.record is not None)
+        load_alone, new_game = load, GameBesideReal
+
+        def load() -> "World":
+            world = load_alone()
+            return Pair(world, RealMaze(world))
+
+    keyboard = Keyboard(Layout(user_folder() / "controls.json"))
     hands: Player = Nobody() if config.headless else keyboard
     player = hands
     if config.actions:
@@ -117,8 +137,16 @@ def play(config: PlayConfig) -> int:
         own_folder=user_folder(), history_bytes=0 if config.headless else GameConfig.history_bytes,
     )  # fmt: skip
     if config.headless:
-        return _without_window(card, load, player, game)
-    return _in_window(config, card, load, player, keyboard, game)
+        return _without_window(card, lambda screen: new_game(load, player, screen, game))
+    return _in_window(config, card, lambda mailbox: new_game(load, player, mailbox, game), keyboard)
+
+
+def open_gate(device: str, dtype: str = "auto", inside: Path | None = None, *, watch: bool = False, **how: Any) -> "Gate":
+    """Return the way into other worlds, which are loaded as `enter` does."""
+    from game.gate import Gate
+    from game.shelf import Shelf
+
+    return Gate(Shelf(), lambda path: enter(str(path), device, dtype, **how)[1](), inside, watch)
 
 
 def _prompts(config: PlayConfig, card: "Card") -> tuple["Prompt", ...]:
@@ -131,23 +159,22 @@ def _prompts(config: PlayConfig, card: "Card") -> tuple["Prompt", ...]:
     return (*([Prompt(0, config.prompt)] if config.prompt else []), *(read_prompts(config.prompts) if config.prompts else []))
 
 
-def _in_window(config: PlayConfig, card: "Card", load: "Load", player: "Player", keyboard: "Keyboard", game: "GameConfig") -> int:
+def _in_window(config: PlayConfig, card: "Card", new_game: "NewGame", keyboard: "Keyboard") -> int:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    from game.game import Game
     from game.window import Window, WindowConfig
-    from world_model.card import user_folder
+    from world_model.card import find_world, user_folder
 
     window = WindowConfig(card.title, config.scale == "smooth", config.fullscreen, config.hud, user_folder() / "screenshots")
-    Window(lambda mailbox: Game(load, player, mailbox, game), keyboard, window).run()
+    gate = open_gate(config.device, config.dtype, find_world(config.world), watch=config.watch, compile=config.compile, offload=config.offload)
+    Window(new_game, keyboard, window, gate=gate).run()
     return 0
 
 
-def _without_window(card: "Card", load: "Load", player: "Player", game: "GameConfig") -> int:
-    from game.game import Game
+def _without_window(card: "Card", new_game: "NewGame") -> int:
     from world_model.session import frame_digest
 
     screen = NullScreen()
-    Game(load, player, screen, game).run()
+    new_game(screen).run()
     assert screen.last is not None, "a game shows at least the picture it starts from"
     fps = screen.frames / screen.seconds if screen.frames else 0.0
     print(f"{card.name}: {screen.frames} frames in {screen.seconds:.2f} s, {fps:.1f} fps, last frame {frame_digest(screen.last.frame)}")

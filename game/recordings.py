@@ -1,9 +1,10 @@
 """The sessions that come out of one game: the one being recorded, those being finished, and clips of what has been.
 
-A session holds one unbroken stream. So when the player restarts, rewinds or loads a slot while recording, one session ends and the next one begins,
-in a folder of its own; after a rewind it names the one before as its parent.
+A session holds one unbroken stream. So when the player restarts, rewinds, loads a slot or goes over into another world while recording, one session ends and
+the next one begins, in a folder of its own; after a rewind it names the one before as its parent.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +39,15 @@ class Recordings:
     """Record what is played, when it is asked for.
 
     Args:
-        folder: of the first session; the next ones lie beside it, with a number after the name.
+        folder: of the next session; if it is taken, the session lies beside it, with a number after the name.
         tell: called with sentences for the player.
     """
 
     def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
-        self._folder, self._tell = folder, tell
+        self.folder, self._tell = folder, tell
         self._beside = Beside(tell)
         self._current: Recorder | None = None
+        self._naming = threading.Lock()  # two clips at once must not choose the same name
 
     @property
     def recorded(self) -> Recorded | None:
@@ -55,22 +57,23 @@ class Recordings:
 
     def begin_at_once(self, beginning: Beginning) -> None:
         """Record into the folder itself; raise `SessionError` here and now if that cannot be."""
-        writer = beginning.open(self._folder)
+        writer = beginning.open(self.folder)
         self._current = Recorder(lambda: writer, beginning.moment, self._tell)
 
     def begin(self, beginning: Beginning, parent: Mapping[str, Any] | None = None) -> None:
         """Record into the next free folder."""
-        self._current = Recorder(lambda: beginning.open(next_folder(self._folder), parent), beginning.moment, self._tell)
+        folder = self.folder
+        self._current = Recorder(lambda: beginning.open(next_folder(folder), parent), beginning.moment, self._tell)
 
     def go_on(self, beginning: Beginning, *, branched: bool) -> None:
         """If a session is being recorded, end it and record into the next folder; `branched` if the beginning may be a moment of it."""
-        previous = self._current
+        previous, folder = self._current, self.folder
         if not previous:
             return
 
         def open_next() -> SessionWriter:
             previous.close()
-            return beginning.open(next_folder(self._folder), previous.parent(beginning.moment) if branched else None)
+            return beginning.open(next_folder(folder), previous.parent(beginning.moment) if branched else None)
 
         self._current = Recorder(open_next, beginning.moment, self._tell)
 
@@ -88,9 +91,12 @@ class Recordings:
 
     def clip(self, beginning: Beginning, moments: Sequence[Moment], fps: float) -> None:
         """Save moments that have been, those after the beginning, as a session of their own."""
+        folder = self.folder.with_name(self.folder.name + "-clip")
 
         def save() -> str:
-            with beginning.open(next_folder(self._folder.with_name(self._folder.name + "-clip"))) as writer:
+            with self._naming:
+                opened = beginning.open(next_folder(folder))
+            with opened as writer:
                 for moment in moments:
                     write(writer, moment, beginning.moment)
             return f"Saved the last {writer.num_frames / fps:.0f} s in {writer.directory}"

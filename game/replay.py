@@ -72,12 +72,14 @@ def replay(directory: Path, config: ReplayConfig) -> int:
 def _in_window(session: "Session", ticks: "list[Tick]", config: ReplayConfig) -> None:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     from controls.keyboard import Keyboard
+    from controls.layout import Layout
     from game.game import Game, GameConfig
+    from game.play import open_gate
     from game.projector import Projector
     from game.window import Window, WindowConfig
     from world_model.card import user_folder
 
-    keyboard = Keyboard()
+    keyboard = Keyboard(Layout(user_folder() / "controls.json"))
 
     def project(mailbox: "Mailbox") -> "Projector":
         def play_on(rerun: "Rerun", branch: "Branch") -> "Game":
@@ -88,7 +90,8 @@ def _in_window(session: "Session", ticks: "list[Tick]", config: ReplayConfig) ->
 
         return Projector(session, ticks, lambda: _reel(session, ticks, config), lambda: _rerun(session, ticks, config), play_on, mailbox)
 
-    Window(project, keyboard, WindowConfig(session.directory.name, screenshots=user_folder() / "screenshots")).run()
+    window = WindowConfig(session.directory.name, screenshots=user_folder() / "screenshots")
+    Window(project, keyboard, window, gate=open_gate(config.device, config.dtype)).run()
 
 
 def _reel(session: "Session", ticks: "list[Tick]", config: ReplayConfig) -> "Reel":

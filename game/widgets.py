@@ -25,13 +25,13 @@ SHORT = {
 
 def text(words: str, px: int, colour: theme.Colour = theme.INK) -> pygame.Surface:
     """One line of text."""
-    return theme.typeface(px).render(words, True, colour)
+    return theme.typeface(px).render(words.replace("\0", ""), True, colour)  # a stranger's card may hold anything
 
 
 def paragraph(words: str, px: int, width: int, colour: theme.Colour = theme.INK) -> pygame.Surface:
     """Text in as many lines as it needs to be no wider than `width` pixels, where its words allow that."""
     lines: list[str] = []
-    for word in words.split():
+    for word in words.replace("\0", "").split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and theme.typeface(px).size(longer)[0] <= width:
             lines[-1] = longer
@@ -72,6 +72,11 @@ def widened(picture: pygame.Surface, width: int) -> pygame.Surface:
     return row([picture, space(max(1, width - picture.get_width()))], 0)
 
 
+def clipped(picture: pygame.Surface, width: int) -> pygame.Surface:
+    """The left of a picture, at most `width` of it."""
+    return picture.subsurface((0, 0, min(width, picture.get_width()), picture.get_height()))
+
+
 def panel(content: pygame.Surface, px: int) -> pygame.Surface:
     """The content on a rounded, translucent ground."""
     pad_x, pad_y = round(px * 0.9), round(px * 0.6)
@@ -102,7 +107,7 @@ def key_cap(key: str, lit: bool, px: int) -> pygame.Surface:
     if key in ARROWS:
         sign = _arrow(ARROWS[key], round(px * 0.8), ink)
     else:
-        sign = text(SHORT.get(key, key.upper() if len(key) <= 3 else key.capitalize()), round(px * 0.95), ink)
+        sign = text(SHORT.get(key, key.upper() if len(key) <= 3 else key.replace("_", " ").title()), round(px * 0.95), ink)
     size = (max(side, sign.get_width() + round(px * 0.9)), side)
     cap = _ground(size, round(px * 0.38), theme.LIT if lit else theme.UNLIT, theme.EDGE).copy()
     cap.blit(sign, sign.get_rect(center=cap.get_rect().center))

@@ -7,21 +7,25 @@ While the game is paused nothing is urgent, and the loop sleeps nearly all of th
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pygame
 
+from controls.gamepad import Gamepads
 from controls.keyboard import Keyboard
-from controls.keys import bindings
+from controls.keys import CODES, ActionSpec, bindings
 from game import hud, theme
 from game.display import open_display, set_full_screen
 from game.game import Game
+from game.gate import Gate
+from game.key_menu import KeyMenu
 from game.mailbox import Mailbox, Picture
 from game.meters import KeyToPhoton
 from game.pacing import Clock
+from game.picker import Picker
 from game.projector import Projector
 from game.prompt_line import PromptLine
 from game.view import placed, save_screenshot, scaled
@@ -50,6 +54,7 @@ class Window:
     Args:
         new_game: makes the game or the show, given the mailbox in which it shall leave its pictures. What its `run` returns is run next.
         keyboard: told of every key; the game's player takes from it.
+        gate: the way into other worlds, if there is one.
 
     Raises:
         NoDisplayError: no window can be opened.
@@ -61,8 +66,9 @@ class Window:
         keyboard: Keyboard,
         config: WindowConfig,
         clock: Clock | None = None,
+        gate: Gate | None = None,
     ) -> None:
-        self._config, self._keyboard, self._clock = config, keyboard, clock or Clock()
+        self._config, self._keyboard, self._clock, self._gate = config, keyboard, clock or Clock(), gate
         self._smooth, self._full_screen, self._hud, self._help = config.smooth, config.full_screen, config.hud, False
         self._mailbox = Mailbox()
         self._game: Any = new_game(self._mailbox)
@@ -71,6 +77,9 @@ class Window:
         self._next: Picture | None = None  # waits for the reel of the one before
         self._shown_s, self._place = 0.0, -1  # since when the reel is shown, and its frame on the screen
         self._prompt = PromptLine()
+        self._page: Picker | KeyMenu | None = None  # lies over the game and has the keys
+        self._page_place = (0, 0)  # where it was drawn
+        self._title = config.title
         self._unseen_input_s: float | None = None
         self._notice, self._notice_until_s = "", 0.0
         self._turn = 0
@@ -78,6 +87,7 @@ class Window:
         self._open, self._ended, self._dirty = True, False, False
         self._failure: BaseException | None = None
         open_display(config.title, config.full_screen)
+        self._pads = Gamepads()
 
     def run(self) -> None:
         """Play until the player leaves or the game ends; raise what the game's thread raised."""
@@ -85,12 +95,17 @@ class Window:
         try:
             self._draw()  # before the world's code is even imported, which takes seconds
             thread.start()
+            if self._gate:
+                self._gate.shelf.open()
+            if self._keyboard.layout.notice:
+                self._say(self._keyboard.layout.notice)
             while self._open:
                 playing = self._picture and not self._game.paused
                 self._mailbox.wait(PLAYING_POLL_S if playing else PAUSED_POLL_S)
                 for event in pygame.event.get():
                     self._handle(event)
                 ended = self._ended
+                self._fetch_world()
                 self._fetch()
                 if ended and not self._next and not self._turn_reel():
                     self._open = False
@@ -99,7 +114,10 @@ class Window:
         finally:
             self._open = False
             self._game.stop()
+            self._pads.close()
             pygame.display.quit()  # at once: the last tick and the end of a recording need no window
+            if self._gate:
+                self._gate.close()
             if thread.is_alive():
                 thread.join(CLOSING_S)
         if self._failure:
@@ -124,16 +142,15 @@ class Window:
                 self._game.say(prompt)
             self._dirty = True
         elif event.type == pygame.KEYDOWN:
-            self._keyboard.press(event.scancode, self._clock.now_s())
-            command = self._commands.get(event.scancode)
             # With Alt or the system key held, a key belongs to the desktop (Alt+F4).
-            if command and not self._keyboard.binds(event.scancode) and not event.mod & (pygame.KMOD_ALT | pygame.KMOD_GUI):
-                (getattr(self, f"_{command}", None) or getattr(self._game, command))()
-                self._dirty = True
+            self._press(event.scancode, alone=not event.mod & (pygame.KMOD_ALT | pygame.KMOD_GUI))
         elif event.type == pygame.KEYUP:
-            self._keyboard.release(event.scancode, self._clock.now_s())
-            if self._commands.get(event.scancode) == "rewind":
-                self._game.rewind(False)
+            self._release(event.scancode)
+        elif event.type == pygame.DROPFILE and self._gate and "worlds" in self._commands.values():
+            self._gate.shelf.add(Path(event.file))
+            self._page, self._dirty = Picker(self._gate, Path(event.file).resolve()), True
+        elif event.type in (pygame.MOUSEMOTION, pygame.MOUSEBUTTONDOWN) and self._page:
+            self._point(event)
         elif event.type == pygame.WINDOWFOCUSLOST:
             self._keyboard.release_all()
             self._game.rewind(False)
@@ -141,6 +158,46 @@ class Window:
             self._open = False
         elif event.type in (pygame.WINDOWSIZECHANGED, pygame.WINDOWEXPOSED):
             self._dirty = True
+        for code, down in self._pads.handle(event):
+            (self._press if down else self._release)(code)
+        if self._pads.notice:
+            self._say(self._pads.notice)
+
+    def _press(self, code: int, *, alone: bool = True) -> None:
+        if self._page:
+            self._turn_page(self._page.press(code))
+            return
+        command = self._commands.get(code)
+        self._keyboard.press(code, self._clock.now_s())
+        if command and alone and not self._keyboard.binds(code):
+            if command == "switch":
+                self._switch(code - CODES["1"])
+            else:
+                (getattr(self, f"_{command}", None) or getattr(self._game, command))()
+            self._dirty = True
+
+    def _release(self, code: int) -> None:
+        self._keyboard.release(code, self._clock.now_s())
+        if self._commands.get(code) == "rewind":
+            self._game.rewind(False)
+
+    def _point(self, event: pygame.Event) -> None:
+        assert self._page, "only a page is pointed at"
+        clicked = event.type == pygame.MOUSEBUTTONDOWN and event.button == pygame.BUTTON_LEFT
+        place = event.pos[0] - self._page_place[0], event.pos[1] - self._page_place[1]
+        self._turn_page(self._page.point(place, clicked))
+
+    def _turn_page(self, stays: bool) -> None:
+        self._dirty = True
+        if not stays:
+            self._page = None
+
+    def _fetch_world(self) -> None:
+        arrival = self._gate.fetch() if self._gate else None
+        if arrival and arrival.world:
+            self._game.swap(arrival.world, keep_screen=arrival.keep_screen)
+        elif arrival:
+            self._say(arrival.refusal)
 
     def _fetch(self) -> None:
         picture, sentences = self._mailbox.fetch()
@@ -198,6 +255,17 @@ class Window:
         elif card:
             self._say("This world obeys keys, not words")
 
+    def _worlds(self) -> None:
+        self._page = Picker(self._gate) if self._gate else None
+
+    def _switch(self, number: int) -> None:
+        entries = self._gate.shelf.entries if self._gate else ()
+        if self._gate and number < len(entries):
+            self._gate.enter(entries[number].path)
+
+    def _keys(self) -> None:
+        self._page = KeyMenu(lambda: self._game.card.actions if self._game.card else (), self._keyboard, self._say)
+
     def _help_page(self) -> None:
         self._help = not self._help
 
@@ -240,7 +308,11 @@ class Window:
         middle, px = screen.get_rect(), theme.unit(screen.get_size())
         inner = middle.inflate(-2 * px, -2 * px)
         screen.fill(theme.GROUND)
+        if card and card.title != self._title:
+            self._title = card.title
+            pygame.display.set_caption(self._title)
         if picture and card:
+            actions: Sequence[ActionSpec] = self._keyboard.layout.of(card.actions)
             screen.blit(*self._scaled_frame(picture))
             timeline = self._game.timeline
             if self._hud and timeline:
@@ -254,21 +326,25 @@ class Window:
                 if card.parts:
                     asked = hud.sentence(self._game.prompt or "Press Enter and type what is to be seen.", middle.width, px)
                 else:
-                    asked = hud.seen_keys(card.actions, picture.actions, px)
+                    asked = hud.seen_keys(actions, picture.actions, px)
                 screen.blit(asked, asked.get_rect(bottomleft=inner.bottomleft))
             if recorded := self._game.recording:
                 light = hud.recording(recorded.frames / card.fps, recorded.num_bytes, px)
                 screen.blit(light, light.get_rect(topright=inner.topright))
-            if sign := self._game.sign:
+            if sign := self._game.sign or (self._gate and self._gate.sign):
                 shown = hud.sentence(sign, middle.width, px)
                 screen.blit(shown, shown.get_rect(bottomright=inner.bottomright))
             if self._help:
-                actions = () if timeline else card.actions  # in a replay the keys of the world mean nothing
-                page = hud.help_page(card.title, card.description, actions, self._game.commands, px)
-                screen.blit(page, page.get_rect(center=middle.center))
+                actions = () if timeline else actions  # in a replay the keys of the world mean nothing
+                shown = hud.help_page(card.title, card.description, actions, self._game.commands, px)
+                screen.blit(shown, shown.get_rect(center=middle.center))
         else:
             loading = hud.loading(self._config.title, self._turn, px)
             screen.blit(loading, loading.get_rect(center=middle.center))
+        if self._page:
+            shown = self._page.draw(picture.frame if picture else None, px)
+            self._page_place = shown.get_rect(center=middle.center).topleft
+            screen.blit(shown, self._page_place)
         words = self._notice if self._prompt.typed is None else f"> {self._prompt.typed}_"
         if words:
             notice = hud.sentence(words, middle.width, px)

@@ -1,4 +1,6 @@
-"""Keys and tapes: what is asked of each tick."""
+"""Keys, gamepads and tapes: what is asked of each tick."""
+
+from pathlib import Path
 
 import pygame
 import pytest
@@ -6,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_world import CARD, FORWARD, LEFT, TURN, UP, W
 
+from controls.gamepad import Gamepads
 from controls.keyboard import Held, Keyboard
-from controls.keys import SCANCODES, bindings
+from controls.keys import CODES, SCANCODES, bindings
+from controls.layout import Layout, gamepad_keys
 from controls.tape import Nobody, Tape
 from world_model.card import ActionSpec
 
@@ -135,5 +139,88 @@ def test_a_tape_plays_its_ticks_and_then_hands_over(keyboard: Keyboard) -> None:
 
 def test_a_tape_tells_its_successor_what_the_keys_mean() -> None:
     keyboard = Keyboard()
-    Tape([], then=keyboard).bind(CARD.actions)
+    tape = Tape([(FORWARD, "fly")], then=keyboard)
+    tape.bind(CARD.actions)
     assert keyboard.binds(UP)
+    assert tape.take() == Held((FORWARD,)), "a swap has led to a world where nobody flies"
+
+
+# The player's own layout
+
+
+MAZE = tuple(ActionSpec(name, (key,), name) for name, key in (
+    ("turn_left", "left"), ("turn_right", "right"), ("forward", "up"), ("strafe_left", "a"), ("strafe_right", "d"), ("fire", "space"), ("use", "pad_a"),
+))  # fmt: skip
+
+
+def test_a_gamepad_needs_no_setting_up() -> None:
+    assert gamepad_keys(MAZE) == {
+        "turn_left": ("pad_left", "stick_left"), "turn_right": ("pad_right", "stick_right"), "forward": ("pad_up", "stick_up"),
+        "strafe_left": ("pad_l1",), "strafe_right": ("pad_r1",), "fire": ("pad_b",), "use": ("pad_x",),
+    }  # fmt: skip
+    many = [ActionSpec(f"action_{n}", (), "") for n in range(64)]
+    assert sum(bool(keys) for keys in gamepad_keys(many).values()) == 10
+
+
+def test_keys_are_chosen_added_and_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "controls.json"
+    layout = Layout(path)
+    layout.choose(MAZE, "forward", "w")
+    layout.choose(MAZE, "forward", "e", more=True)
+    layout.choose(MAZE, "fire", "a")
+    layout.choose(MAZE, "fire", "pad_r2")
+    for found in (layout, Layout(path)):
+        keys = {bound.name: bound.keys for bound in found.of(MAZE)}
+        assert keys["forward"] == ("w", "e", "pad_up", "stick_up") and keys["fire"] == ("a", "pad_r2") and keys["strafe_left"] == ("pad_l1",)
+        bindings(found.of(MAZE))
+    layout.choose(MAZE, "use", "w")
+    keys = {bound.name: bound.keys for bound in layout.of(MAZE)}
+    assert keys["forward"][0] == "e" and keys["use"][0] == "w", "the later choice counts"
+    layout.forget("fire")
+    layout.forget("nothing")
+    assert Layout(path).of(MAZE)[5].keys == ("space", "pad_b") and Layout(path).of(MAZE)[3].keys == ("a", "pad_l1")
+    assert [file.name for file in path.parent.iterdir()] == ["controls.json"]
+
+
+def test_chosen_keys_count_at_once_and_chords_reach_one_tick(keyboard: Keyboard) -> None:
+    keyboard.layout.choose(CARD.actions, TURN, "q")
+    keyboard.bind(CARD.actions)
+    for code in (SCANCODES["q"], W, LEFT):
+        keyboard.press(code, 0.0)
+    assert keyboard.take().actions == (FORWARD, TURN)
+    keyboard.release(SCANCODES["q"], 1.0)
+    assert keyboard.take().actions == (FORWARD,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"format": 2, "keys": {}}', '{"format": 1, "keys": {"a": ["any"]}}', '{"format": 1, "keys": {"a": 3}}', "[" * 9999, "x" * 2_000_000],
+)
+def test_a_bad_file_is_a_notice_and_the_usual_keys(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "controls.json"
+    path.write_text(text)
+    layout = Layout(path)
+    assert layout.notice.startswith("The keys are those of the worlds, for ") and layout.of(CARD.actions)[0].keys[:2] == ("up", "w")
+
+
+# Gamepads
+
+
+def test_a_gamepad_is_keys_that_may_be_pulled_out() -> None:
+    pygame.display.init()
+    pads = Gamepads()
+
+    def does(kind: int, **what: int) -> list[tuple[int, bool]]:
+        return pads.handle(pygame.Event(kind, instance_id=5, **what))
+
+    assert does(pygame.CONTROLLERBUTTONDOWN, button=0) == [(CODES["pad_a"], True)] and does(pygame.CONTROLLERBUTTONDOWN, button=0) == []
+    assert does(pygame.CONTROLLERBUTTONUP, button=0) == [(CODES["pad_a"], False)] and does(pygame.CONTROLLERBUTTONDOWN, button=5) == []
+    moves = [does(pygame.CONTROLLERAXISMOTION, axis=0, value=value) for value in (-9000, -20000, -13000, -20000, 3000, 32767, -32768)]
+    left, right = CODES["stick_left"], CODES["stick_right"]
+    assert moves == [[], [(left, True)], [], [], [(left, False)], [(right, True)], [(left, True), (right, False)]]
+    assert does(pygame.CONTROLLERAXISMOTION, axis=5, value=32767) == [(CODES["pad_r2"], True)]
+    assert sorted(does(pygame.CONTROLLERDEVICEREMOVED)) == [(CODES["pad_r2"], False), (left, False)] and does(pygame.CONTROLLERDEVICEREMOVED) == []
+    pads.handle(pygame.Event(pygame.CONTROLLERDEVICEADDED, device_index=7))
+    assert "cannot be used" in pads.notice
+    pads.close()
+    pygame.display.quit()

@@ -161,7 +161,7 @@ def test_names_of_commands_and_options_stay() -> None:
     assert list(COMMANDS) == ["play", "replay", "worlds", "parity", "convert", "bench", "response", "evaluate", "collect", "train", "export"]
     assert [field.name for field in fields(PlayConfig)] == [
         "world", "seed", "start", "headless", "frames", "actions", "record", "rollback", "scale", "fullscreen", "hud", "device",
-        "dtype", "compile", "prompt", "prompts", "parts", "offload",
+        "dtype", "compile", "prompt", "prompts", "parts", "offload", "watch", "beside_real",
     ]  # fmt: skip
     assert [field.name for field in fields(COMMANDS["replay"])] == ["verify", "world", "split", "video", "gif", "device", "dtype", "parts", "directory"]
     assert [field.name for field in fields(COMMANDS["export"])] == ["directories", "format", "out"]

@@ -291,8 +291,8 @@ def show_in_window(arguments: list[str], story: Callable[[Window], None], monkey
     windows: list[Window] = []
     begin, failures = Window.__init__, []
 
-    def remember(self: Window, *arguments: Any) -> None:
-        begin(self, *arguments)
+    def remember(self: Window, *arguments: Any, **how: Any) -> None:
+        begin(self, *arguments, **how)
         windows.append(self)
 
     def act() -> None:

@@ -54,7 +54,7 @@ def test_screenshots_never_overwrite(tmp_path: Path) -> None:
 def test_the_games_keys_yield_to_the_worlds() -> None:
     commands = commands_beside([ActionSpec("run", ("r", "p"), "Run")])
     keys = {command.name: command.keys for command in commands}
-    assert keys["restart"] == () and keys["pause"] == ("pause",)
+    assert keys["restart"] == () and keys["pause"] == ("pause", "pad_start")
     usual = {"up", "down", "left", "right", "w", "a", "s", "d", "space", "lctrl", "lshift"}
     assert not usual & {key for command in COMMANDS for key in command.keys}
     for commands, show in ((COMMANDS, Game), (REPLAY_COMMANDS, Projector)):
@@ -189,6 +189,27 @@ def test_the_window_hears_keys_while_the_world_loads(tmp_path: Path) -> None:
     play_in_window(world, story, tmp_path, load=lambda: loaded.wait(5) and None)
     assert world.asked[0] == (FORWARD, TURN), "the tap of before is not lost"
     assert set(world.asked[1:]) == {(TURN,)}, "and its key-up is not lost either"
+
+
+def test_keys_are_chosen_in_the_menu_and_a_gamepad_plays(tmp_path: Path) -> None:
+    world = ToyWorld(FAST)
+
+    def story(window: Window) -> None:
+        until(lambda: len(world.asked) > 3)
+        for name in ("f10", "down", "return", "q", "escape"):
+            tap(name)
+        until(lambda: window._page is None and window._keyboard.binds(SCANCODES["q"]))
+        assert set(world.asked) == {()}, "the keys of the menu do not reach the world"
+        tap("q")
+        until(lambda: (TURN,) in world.asked)
+        pygame.event.post(pygame.Event(pygame.CONTROLLERBUTTONDOWN, instance_id=1, button=11))
+        until(lambda: world.asked[-1] == (FORWARD,))
+        pygame.event.post(pygame.Event(pygame.CONTROLLERDEVICEREMOVED, instance_id=1))
+        until(lambda: world.asked[-1] == ())
+        pygame.event.post(pygame.Event(pygame.CONTROLLERBUTTONDOWN, instance_id=1, button=6))
+        until(lambda: window._game.paused)
+
+    play_in_window(world, story, tmp_path)
 
 
 def test_losing_the_focus_lets_go_of_all_keys(tmp_path: Path) -> None:

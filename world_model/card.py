@@ -1,4 +1,4 @@
-"""The card of a world: everything about a world file that can be known without torch and without reading a tensor.
+"""The card of a world: everything about a world file that can be known without torch, its first start picture included.
 
 A world is one safetensors file; its card is JSON in the file's metadata. It comes from strangers, so it is decoded into frozen, typed
 structures with ranges, from a header of bounded size.
@@ -8,10 +8,13 @@ import json
 import os
 import struct
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_CARD_BYTES = 1 << 20
 MAX_HEADER_BYTES = 8 << 20
@@ -115,21 +118,45 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return metadata if isinstance(metadata, dict) else {}
 
 
+def read_screen(path: Path, card: Card) -> "np.ndarray | None":
+    """Return the first start picture of a world file, uint8 [height, width, 3], and read nothing else; None if it has none.
+
+    Raises:
+        WorldError: the file is cut, or does not fit its card.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not card.num_starts:
+        return None
+    try:
+        with safe_open(path, "np") as file:
+            screens = file.get_slice("starts.screens")
+            if screens.get_dtype() == "U8" and tuple(screens.get_shape()) == (card.num_starts, card.height, card.width, 3):
+                return screens[0]
+    except (OSError, SafetensorError) as error:
+        raise WorldError(f"{path} is not a readable world file: {error}.") from error
+    raise WorldError(f"{path} does not fit its card: its start pictures are not {card.width} x {card.height} bytes.")
+
+
 def user_folder() -> Path:
     """Return the folder for the player's own worlds, recordings and screenshots."""
     base = os.environ.get("XDG_DATA_HOME") or (os.environ.get("APPDATA") if os.name == "nt" else None)
     return Path(base or Path.home() / ".local" / "share") / "rolling-worlds"
 
 
+def world_files() -> list[Path]:
+    """Return the files that ship or lie in the user's folder."""
+    return [path for folder in (SHIPPED, user_folder() / "worlds") for path in sorted(folder.glob("*.safetensors"))]
+
+
 def list_worlds() -> list[tuple[Path, Card | WorldError]]:
     """Return every world file that ships or lies in the user's folder, with its card or what is wrong with it."""
     found: list[tuple[Path, Card | WorldError]] = []
-    for folder in (SHIPPED, user_folder() / "worlds"):
-        for path in sorted(folder.glob("*.safetensors")):
-            try:
-                found.append((path, read_card(path)))
-            except WorldError as error:
-                found.append((path, error))
+    for path in world_files():
+        try:
+            found.append((path, read_card(path)))
+        except WorldError as error:
+            found.append((path, error))
     return found
 
 

@@ -50,7 +50,7 @@ def save_state(path: Path, saved: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {"screen": torch.from_numpy(saved["screen"]), "clean": window["clean"], **{name: window[name] for name in WINDOW}}
     if saved["held"] is not None:
         tensors["held"] = torch.from_numpy(saved["held"])
-    for place, name in enumerate("kv"):
+    for place, name in enumerate("kv" if window["cache"] else ""):  # a stream that has only one picture has no keys and values yet
         tensors[name] = torch.stack([window["cache"][slot][place] for slot in range(len(window["cache"]))])
     seeds = tuple(str(seed) for seed in saved["seeds"])
     numbers = Numbers(1, seeds, saved["frame"], window["start"], window["rollbacks"])
@@ -85,10 +85,10 @@ def load_state(path: Path, stream: "Stream") -> dict[str, Any]:
     blocks = tensors["x"].shape[1] // size
     screen = tensors.pop("screen").numpy()
     held = tensors.pop("held").numpy() if "held" in tensors else None
-    k, v = (tensors.pop(name).to(window.device, cache.k.dtype) for name in "kv")
+    kept = [tensors.pop(name).to(window.device, cache.k.dtype) for name in "kv" if name in tensors]
     state: dict[str, Any] = {name: tensor.to(window.device) for name, tensor in tensors.items()}
     state |= {"start": numbers.start, "rollbacks": numbers.rollbacks, "levels": list(range(levels, levels - blocks, -1))}
-    state["cache"] = {slot: (k[slot].clone(), v[slot].clone()) for slot in range(len(k))}
+    state["cache"] = {slot: (k.clone(), v.clone()) for slot, (k, v) in enumerate(zip(*kept, strict=True))}
     return {"seeds": tuple(int(seed) for seed in numbers.seeds), "frame": numbers.frame, "screen": screen, "held": held, "window": state}
 
 
@@ -125,7 +125,8 @@ def _read(path: Path, numbers: Numbers, stream: "Stream") -> dict[str, Tensor]:
                 "lived": tuple(window.lived.shape), "last": (batch, 1, *frame), "clean": (batch, size, *frame),
             }  # fmt: skip
             layers, _, slots, *rest = cache.k.shape
-            expected |= {name: (min(slots, numbers.start - 1), layers, batch, *rest) for name in "kv"}
+            if numbers.start > 1:
+                expected |= {name: (min(slots, numbers.start - 1), layers, batch, *rest) for name in "kv"}
             if "held" in names:
                 expected["held"] = (batch, actions)
             if names != set(expected):
