@@ -56,10 +56,10 @@ class RealMaze:
     """The maze's real game."""
 
     def __init__(self, world: World) -> None:
-        from world_model.evaluation.real import RealMaze as Explored
+        from world_model.evaluation.real import RealGame
 
-        self._explored: Any = Explored(world)  # type: ignore[arg-type]
-        self._explored.maze.game.set_episode_timeout(0)  # for as long as the player likes
+        self._explored: Any = RealGame(world)  # type: ignore[arg-type]
+        self._explored.game.game.set_episode_timeout(0)  # for as long as the player likes
 
     def begin(self, seed: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """Explore for a few frames."""
@@ -69,7 +69,7 @@ class RealMaze:
 
     def step(self, actions: Iterable[str]) -> np.ndarray | None:
         """Walk on."""
-        return self._explored.maze.step(list(actions))[0]
+        return self._explored.game.step(list(actions))
 
 
 class Pair:
