@@ -59,7 +59,8 @@ class RealMaze:
         from world_model.evaluation.real import RealGame
 
         self._explored: Any = RealGame(world)  # type: ignore[arg-type]
-        self._explored.game.game.set_episode_timeout(0)  # for as long as the player likes
+        doom: Any = self._explored.game
+        doom.game.set_episode_timeout(0)  # for as long as the player likes
 
     def begin(self, seed: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """Explore for a few frames."""
