@@ -13,9 +13,10 @@ import numpy as np
 
 from game.commands import BESIDE_REAL_COMMANDS
 from game.game import Game
-from game.reel import psnr_db, side_by_side
+from game.reel import side_by_side
 from game.stage import Stream, World
 from world_model.card import Card
+from world_model.psnr import psnr_db
 
 ELSEWHERE = 1009  # seeds of the real game from one seed of the world to the next
 

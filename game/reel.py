@@ -9,6 +9,7 @@ import numpy as np
 
 from game.history import MAX_BYTES, weigh
 from game.stage import World
+from world_model.psnr import psnr_db
 from world_model.session import Session, SessionError, Tick
 
 KEPT_STATES = 64
@@ -152,12 +153,6 @@ class Reel:
             raise SessionError(f"Frames of {left.shape[1]} x {left.shape[0]} cannot be compared with frames of {right.shape[1]} x {right.shape[0]}.")
         self.psnr_db = psnr_db(left, right)
         return side_by_side(left, right, self.psnr_db)
-
-
-def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of two uint8 frames in dB; infinite for equal ones."""
-    error = float(np.mean((a.astype(np.float32) - b) ** 2))
-    return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, psnr_db: float) -> np.ndarray:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from game.recorder import surroundings
-from game.reel import Film, Rerun, psnr_db
+from game.reel import Film, Rerun
+from world_model.psnr import psnr_db
 from world_model.session import Session, SessionError, frame_digest
 
 

@@ -25,9 +25,10 @@ from tiny import make_world
 import main
 from game.game import Game
 from game.recorder import surroundings
-from game.reel import Film, Reel, Rerun, psnr_db, side_by_side
+from game.reel import Film, Reel, Rerun, side_by_side
 from game.verify import verify
 from game.window import Window
+from world_model.psnr import psnr_db
 from world_model.session import Session, SessionError, SessionWriter, frame_digest
 from world_model.world import World
 

@@ -10,7 +10,7 @@ import numpy as np
 import pygame
 import pytest
 from msgspec.structs import replace
-from test_window import key, tap, until
+from test_window import act_in, key, tap, until
 from toy_world import CARD, FORWARD, LEFT, TURN, UP, ToyClock, ToyStream, ToyWorld
 
 import main
@@ -266,7 +266,7 @@ def test_the_window_swaps_worlds_while_a_key_is_held(folder: Path, tiny_world_pa
         shutil.copy(tiny_world_path, folder / f"{name}.safetensors")
     world, arena = ToyWorld(replace(CARD, fps=100.0)), ToyWorld(ARENA)
     slow = threading.Event()
-    keyboard, failures = Keyboard(), []
+    keyboard = Keyboard()
     gate = Gate(Shelf(), lambda path: (slow.wait(5), arena)[1], folder / "a.safetensors")
     window = Window(lambda mailbox: Game(lambda: world, keyboard, mailbox), keyboard, WindowConfig("Toy", screenshots=folder), gate=gate)
 
@@ -293,19 +293,7 @@ def test_the_window_swaps_worlds_while_a_key_is_held(folder: Path, tiny_world_pa
         tap("2")
         until(lambda: len(arena.streams) >= 4)
 
-    def act() -> None:
-        try:
-            story()
-        except BaseException as error:
-            failures.append(error)
-        pygame.event.post(pygame.Event(pygame.QUIT))
-
-    person = threading.Thread(target=act)
-    person.start()
-    window.run()
-    person.join()
-    if failures:
-        raise failures[0]
+    act_in(window, story)
 
 
 # Beside the real game

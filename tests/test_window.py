@@ -108,19 +108,13 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def play_in_window(world: ToyWorld, story: Callable[[Window], None], folder: Path, load: Callable[[], None] = lambda: None) -> None:
-    """Play in a window while `story` acts beside it as a person would; the window is closed when the story ends."""
-    keyboard, failures = Keyboard(), []
-
-    def open_world() -> ToyWorld:
-        load()
-        return world
-
-    window = Window(lambda mailbox: Game(open_world, keyboard, mailbox), keyboard, WindowConfig("Toy", screenshots=folder))
+def act_in(window: Window, story: Callable[[], None]) -> None:
+    """Run a window while `story` acts beside it as a person would; it is closed when the story ends, and what failed in the story is raised."""
+    failures: list[BaseException] = []
 
     def act() -> None:
         try:
-            story(window)
+            story()
         except BaseException as error:
             failures.append(error)
         with contextlib.suppress(pygame.error):  # the window may have closed already
@@ -132,6 +126,18 @@ def play_in_window(world: ToyWorld, story: Callable[[Window], None], folder: Pat
     person.join()
     if failures:
         raise failures[0]
+
+
+def play_in_window(world: ToyWorld, story: Callable[[Window], None], folder: Path, load: Callable[[], None] = lambda: None) -> None:
+    """Play in a window while `story` acts beside it as a person would; the window is closed when the story ends."""
+    keyboard = Keyboard()
+
+    def open_world() -> ToyWorld:
+        load()
+        return world
+
+    window = Window(lambda mailbox: Game(open_world, keyboard, mailbox), keyboard, WindowConfig("Toy", screenshots=folder))
+    act_in(window, lambda: story(window))
 
 
 def test_the_window_hands_a_tap_to_exactly_one_tick(tmp_path: Path) -> None:

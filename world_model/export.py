@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from world_model.session import Session, SessionError, Tick
+from world_model.session import Session, SessionError, action_vectors
 
 
 def export(directories: list[Path], format: Literal["lerobot", "npz"], out: Path) -> int:
@@ -68,11 +68,3 @@ def write_npz(session: Session, path: Path) -> int:
             for frame in islice(session.frames(), count):
                 file.write(frame.tobytes())
     return count
-
-
-def action_vectors(ticks: list[Tick], vocabulary: tuple[str, ...]) -> np.ndarray:
-    """Return the actions of a tape as float32 [frames, actions]."""
-    vectors = np.zeros((len(ticks), len(vocabulary)), np.float32)
-    for row, tick in enumerate(ticks):
-        vectors[row, [vocabulary.index(name) for name in tick.actions]] = 1
-    return vectors

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from world_model.export import action_vectors
-from world_model.session import Session, SessionError
+from world_model.session import Session, SessionError, action_vectors
 
 VERSION = "v3.0"
 SCREEN = "observation.images.screen"

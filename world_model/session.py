@@ -364,3 +364,11 @@ def read_ticks(path: Path, vocabulary: Iterable[str] | None = None, *, partial: 
     except (OSError, UnicodeDecodeError) as error:
         raise SessionError(f"Cannot read the tape {path}: {getattr(error, 'strerror', None) or error}.") from error
     return tape
+
+
+def action_vectors(ticks: Sequence[Tick], vocabulary: tuple[str, ...]) -> np.ndarray:
+    """Return the actions of a tape as float32 [frames, actions]."""
+    vectors = np.zeros((len(ticks), len(vocabulary)), np.float32)
+    for row, tick in enumerate(ticks):
+        vectors[row, [vocabulary.index(name) for name in tick.actions]] = 1
+    return vectors

@@ -8,7 +8,6 @@ features serve the Fréchet distance. How good it is on real held-out frames is 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from world_model.autoencoder import ResidualPair
 from world_model.card import SHIPPED, WorldError, read_metadata
 
 FRAMES = 3  # shown at once: two steps tell how fast a body already was
@@ -38,17 +38,6 @@ class JudgeConfig:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-class Pair(nn.Module):
-    """x + conv(relu(conv(relu(x))))."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
-
-
 class Judge(nn.Module):
     """Three frames in, action logits and a pose out."""
 
@@ -58,7 +47,7 @@ class Judge(nn.Module):
         layers: list[nn.Module] = []
         before = 3 * FRAMES
         for channels in config.channels:
-            layers += [nn.Conv2d(before, channels, 5, stride=2, padding=2), Pair(channels), Pair(channels)]
+            layers += [nn.Conv2d(before, channels, 5, stride=2, padding=2), ResidualPair(channels), ResidualPair(channels)]
             before = channels
         self.trunk = nn.Sequential(*layers, nn.ReLU())
         self.features = nn.Linear(12 * before, config.features)
@@ -137,10 +126,3 @@ def macro_f1(seen: np.ndarray, told: np.ndarray) -> float:
     """Return the mean over actions of F1, for bool arrays [n, actions]; actions that are neither seen nor told do not count."""
     both, either = (seen & told).sum(0), seen.sum(0) + told.sum(0)
     return float((2 * both[either > 0] / either[either > 0]).mean()) if either.any() else 1.0
-
-
-def told_apart(judge: Judge, clip: np.ndarray, actions: np.ndarray) -> dict[str, Any]:
-    """Return F1 by action of a clip [n, height, width, 3] against the action vectors [n, actions] that led to its frames."""
-    seen, told = judge.see(clip).actions, actions[FRAMES - 1 :] > 0.5
-    by_action = {name: macro_f1(seen[:, [i]], told[:, [i]]) for i, name in enumerate(judge.config.actions)}
-    return {"macro": macro_f1(seen, told), **by_action}

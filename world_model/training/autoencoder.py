@@ -18,10 +18,13 @@ from torch import Tensor
 
 from world_model.autoencoder import Autoencoder, AutoencoderConfig
 from world_model.motion import resample
+from world_model.psnr import psnr_db
 from world_model.training.data import Clips
 from world_model.training.optimizer import MuonAdamW
 from world_model.training.ranks import average_gradients, count_ranks, is_first, normal_like, share, uniform_for
 from world_model.training.run import Run, learning_rate
+
+MAX_PSNR_DB = float(10 * np.log10(255**2 / 1e-9))
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ def detail_loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 arrays of the same shape, error averaged over all."""
-    return float(10 * np.log10(255**2 / max(1e-9, float(np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2)))))
+    """Return what `psnr_db` does, but a finite number for equal arrays too, so that it can be averaged and written as JSON."""
+    return min(psnr_db(a, b), MAX_PSNR_DB)
 
 
 def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, out: Path, begin: Mapping[str, Tensor] | None = None) -> Autoencoder:

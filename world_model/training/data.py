@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from world_model.session import Session, SessionError
+from world_model.session import Session, SessionError, action_vectors
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _decode(sessions: list[Path], cache: Path) -> dict:
         session = Session(path)
         if session.vocabulary != vocabulary or (session.header["height"], session.header["width"], 3) != size:
             raise SessionError(f"{path} has another frame size or other actions than {sessions[0]}; train on sessions of one world.")
-        tapes.append(session.tape())
+        tapes.append(session.ticks())
     total = sum(len(tape) for tape in tapes)
     frames = np.lib.format.open_memmap(cache / "frames.npy", mode="w+", dtype=np.uint8, shape=(total, *size))
     actions = np.zeros((total, len(vocabulary)), np.float32)
@@ -106,8 +106,7 @@ def _decode(sessions: list[Path], cache: Path) -> dict:
                 break
             frames[row + count] = frame
             count += 1
-        for n, names in enumerate(tape[:count]):
-            actions[row + n, [vocabulary.index(name) for name in names]] = 1
+        actions[row : row + count] = action_vectors(tape[:count], vocabulary)
         truth = Session(path).states()[:count]
         if truth:
             states[row : row + len(truth)] = [(s["x"], s["y"], s["angle"]) for s in truth]

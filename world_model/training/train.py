@@ -88,29 +88,33 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     latents = LatentClips.encode(train, autoencoder, out / "latents_train.pt")
     held_out_latents = LatentClips.encode(held_out, autoencoder, out / "latents_held_out.pt")
     student = train_student(recipe.student, latents, held_out_latents, autoencoder, out, given.transformer.state_dict() if given else None)
-    _export(build_world(recipe, autoencoder, student, latents), held_out, judge, out / f"{recipe.origin.name}-student.safetensors")
-    if stage in ("distill", "all"):
+    distils = stage in ("distill", "all")
+    finished = distils and not recipe.distill.steps  # then the student is the world
+    files = [out / f"{recipe.origin.name}-student.safetensors", *([world_file] if finished else [])]
+    _export(build_world(recipe, autoencoder, student, latents), held_out, judge, *files)
+    if distils and not finished:
         student = distill(recipe.distill, recipe.student, student, latents, held_out_latents, autoencoder, out)
         _export(build_world(recipe, autoencoder, student, latents), held_out, judge, world_file)
 
 
-def _export(made: World, held_out: Clips, judge: Judge | None, path: Path) -> None:
-    """Write a world file with its measured fidelity in its card, and say what it is like."""
+def _export(made: World, held_out: Clips, judge: Judge | None, *files: Path) -> None:
+    """Write a world to one or more files, with its measured fidelity in its card and a contact sheet beside the first, and say what it is like."""
     if not is_first():
         return
-    made.save(path)
-    figures = fidelity.measure(World.load(path), held_out, judge=judge, sheet=path.with_suffix(".png"))
+    made.save(files[0])
+    figures = fidelity.measure(World.load(files[0]), held_out, judge=judge, sheet=files[0].with_suffix(".png"))
     told = {
         f"{kind if kind.endswith(('position', 'heading')) else f'psnr_{kind}'}_{horizon}": value
         for kind, by_horizon in figures.items()
         for horizon, value in by_horizon.items()
     }
     made.card = msgspec.structs.replace(made.card, figures=told)
-    made.save(path)
+    for path in files:
+        made.save(path)
     print("against the real environment, by frames ahead (PSNR in dB; errors of position and heading):")
     for kind, by_horizon in figures.items():
         print(f"  {kind:22}" + "  ".join(f"{h}: {value:.2f}" for h, value in by_horizon.items()))
-    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB); ship it by copying it to {SHIPPED}")
+    print(f"wrote {' and '.join(map(str, files))} ({files[-1].stat().st_size / 1e6:.1f} MB); ship it by copying it to {SHIPPED}")
 
 
 def build_world(recipe: WorldRecipe, autoencoder: Autoencoder, transformer: Transformer, latents: LatentClips) -> World:
