@@ -1,7 +1,7 @@
 """The last moments of play, kept in memory so that the player can go back to any of them, or save them after the fact.
 
 A moment is what one tick made, what led to it and the state of the stream after it. States share what did not change between them, so a moment of
-the maze costs about 0.35 MB and not the 2.7 MB of a whole state. The memory is bounded: past `MAX_BYTES` (256 MB: 44 seconds of the maze, more than
+the maze costs about 0.3 MB and not the 2.6 MB of a whole state. The memory is bounded: past `MAX_BYTES` (256 MB: 52 seconds of the maze, more than
 the 30 of an instant clip) the oldest moments are forgotten. What the oldest still shares with younger ones is counted once, with the oldest: the true
 need may be higher by one whole state.
 """
