@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from world_model.attention import attention, rotary_table, rotate
+from world_model.attention import FEW, attention, may_look, rotary_table, rotate
 
 
 def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -24,13 +24,14 @@ def sample(n: int, m: int, heads: int = 2, width: int = 16, batch: int = 2) -> t
 
 
 @pytest.mark.parametrize("gradients", [False, True])
-@pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 7), (24, 96)])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 7), (24, 96), (300, 600)])
 @pytest.mark.parametrize("masked", [False, True])
 def test_equals_plain_softmax(n: int, m: int, masked: bool, gradients: bool) -> None:
     q, k, v = sample(n, m)
     q.requires_grad_(gradients)
     mask = torch.arange(n)[:, None] + (m - n) >= torch.arange(m)[None, :] if masked else None
-    out = attention(q, k, v, mask)
+    out = attention(q, k, v, None if mask is None else may_look(mask))
+    assert (FEW > 24 * 96) and (FEW < 300 * 600)  # both kernels
     assert out.shape == q.shape
     assert torch.allclose(out.double(), plain(q, k, v, mask), atol=1e-6)
 
@@ -57,7 +58,7 @@ def test_flash_equals_torch(dtype: torch.dtype) -> None:
     q, k, v = (t.to("cuda", dtype) for t in sample(384, 1536, heads=12, width=128))
     flash = attention(q, k, v)
     assert torch.allclose(flash.double(), plain(q, k, v), atol=1e-2)
-    everywhere = torch.ones(384, 1536, dtype=torch.bool, device="cuda")  # a mask keeps flash out of it
+    everywhere = torch.zeros(384, 1536, device="cuda")  # a mask keeps flash out of it
     assert torch.allclose(flash.float(), attention(q, k, v, everywhere).float(), atol=1e-2)
 
 

@@ -69,7 +69,7 @@ def test_what_a_finished_block_sees(config: ContextConfig, block: int) -> None:
     assert all(0 <= other < block for other in seen)
     assert len(seen) <= min(config.cache, max(config.attention, config.sink + 1)) - 1
     if config.clean_sees_sink:
-        assert seen == config.before_window(block, 1)
+        assert {*seen, block} == {*config.before_window(block + 1, 1), block}  # what the window after it sees
 
 
 @given(configs(), st.integers(0, 500), st.integers(1, 8))
@@ -103,10 +103,25 @@ def test_sink_lies_directly_before_the_recent_blocks() -> None:
     config = ContextConfig(sink=2, cache=6, attention=9)
     cache = KeyValueCache(config, 1, 1, 4, 1, 12)
     passes = [ContextAttention(cache, start - 1, start, 4, (2, 2), 1) for start in (100, 10**6, 10**9)]
-    for clean, window in (p.groups for p in passes):
-        assert torch.equal(window[-1], block_table(tuple(range(9)), 1, (2, 2), 12, torch.device("cpu")))
-        assert torch.equal(clean[-1], block_table(tuple(range(6)), 1, (2, 2), 12, torch.device("cpu")))
-    assert [[b - start for b in [*p.groups[1][2][2:], start - 1]] for p, start in zip(passes, (100, 10**6, 10**9), strict=True)] == [[-3, -2, -1]] * 3
+    for (group,) in (p.groups for p in passes):
+        assert torch.equal(group.table, block_table(tuple(range(9)), 1, (2, 2), 12, torch.device("cpu")))
+    assert [[b - start for b in [*p.groups[0].blocks[2:], start - 1]] for p, start in zip(passes, (100, 10**6, 10**9), strict=True)] == [[-3, -2, -1]] * 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [1, 3])
+def test_one_masked_attention_equals_two(window: int) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 4 * (1 + window), 2, 12) for _ in range(3))
+    cache = KeyValueCache(ContextConfig(sink=2, cache=7, attention=6 + window), 1, 2, 4, 2, 12)
+    for block in range(20):
+        cache.write(0, block, torch.randn(2, 4, 2, 12), torch.randn(2, 4, 2, 12))
+    attend = ContextAttention(cache, 20, 21, window, (2, 2), 1)
+    together = attend(0, q, k, v)
+    (both,) = attend.groups
+    finished = both._replace(queries=slice(0, 4), table=both.table[: -4 * window], mask=None)
+    attend.groups = [finished, both._replace(queries=slice(4, both.queries.stop), mask=None)]
+    assert torch.allclose(together, attend(0, q, k, v), atol=1e-5)
 
 
 def test_gradients_do_not_enter_the_cache() -> None:

@@ -84,7 +84,7 @@ class Recomputed:
     """
 
     def __init__(self, config: ContextConfig, history: int, window: int, tokens: int) -> None:
-        self.groups = [([*config.before_window(frame, 1), frame], [frame]) for frame in range(history)]
+        self.groups = [([*config.before_clean(frame), frame], [frame]) for frame in range(history)]
         own = list(range(history, history + window))
         self.groups.append((config.before_window(history, window) + own, own))
         self.tokens = tokens

@@ -130,7 +130,7 @@ def test_a_run_begins_from_given_weights(latents: LatentClips, autoencoder: Auto
     assert all(torch.equal(a, b) for a, b in zip(student.state_dict().values(), given.values(), strict=True))
 
 
-def test_rollouts_compare_every_pass_with_the_frames_of_its_own_time(latents: LatentClips, autoencoder: Autoencoder) -> None:
+def test_rollouts_compare_every_pass_with_the_frames_of_its_own_time(latents: LatentClips) -> None:
     """A model that knows the truth has no loss; one that is a frame late has."""
 
     class Oracle(Transformer):
@@ -144,7 +144,7 @@ def test_rollouts_compare_every_pass_with_the_frames_of_its_own_time(latents: La
     model = Oracle(STUDENT.model)
     losses = {}
     for lag in (0, 1):
-        rollout = Rollout(replace(STUDENT.rollout, picture_price=0.0), STUDENT.window, model, autoencoder, latents)
+        rollout = Rollout(replace(STUDENT.rollout, adversary_price=0.0), STUDENT.window, model, latents)
         rng = np.random.default_rng(0)
         with torch.no_grad():
             losses[lag] = [float(rollout.loss(rng)) for _ in range(8)]

@@ -8,6 +8,7 @@ positions matter, and a stream never runs out of them. (Rolling Forcing, section
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class ContextConfig:
         sink: first blocks that are kept for ever.
         cache: most blocks kept, the sink and the block just finished included.
         attention: most blocks attended at once, the sink and the window included.
-        clean_sees_sink: whether a finished block, too, looks at sink + recent blocks like a window of one. The published checkpoints were trained
+        clean_sees_sink: whether a finished block, too, looks at sink + recent blocks, as the window after it does. The published checkpoints were trained
             otherwise (False): a finished block sees the last `attention` blocks of the cache at their true positions.
     """
 
@@ -41,7 +42,7 @@ class ContextConfig:
     def before_clean(self, block: int) -> list[int]:
         """Return the finished blocks that the finished block `block` sees besides itself, oldest first."""
         if self.clean_sees_sink:
-            return self.before_window(block, 1)
+            return [seen for seen in self.before_window(block + 1, 1) if seen != block]
         sink = list(range(min(self.sink, block)))
         cached = sink + list(range(max(len(sink), block - (self.cache - self.sink - 1)), block)) + [block]
         return cached[-self.attention :][:-1]
@@ -97,11 +98,22 @@ class KeyValueCache:
         self._copies = dict(saved)
 
 
+class Group(NamedTuple):
+    """Queries of a pass that see the same keys."""
+
+    queries: slice
+    first: int  # of the pass's own keys that they see
+    blocks: list[int]  # the cached ones before it
+    table: Tensor  # rotary factors
+    mask: Tensor | None = None
+
+
 class ContextAttention:
     """How one pass of the stream attends (an `Attend`).
 
     The pass holds the block finished last (if any), then the window. The finished block sees its own past and itself; its keys and values
-    enter the cache; the window sees the cache, that block included, and all of itself in both directions.
+    enter the cache; the window sees the cache, that block included, and all of itself in both directions. Where both see the same past, one attention
+    with a mask does for both.
 
     Args:
         clean: index of the finished block in this pass, or None.
@@ -113,34 +125,45 @@ class ContextAttention:
     def __init__(self, cache: KeyValueCache, clean: int | None, start: int, size: int, grid: tuple[int, int], block_frames: int) -> None:
         self.cache, self.clean = cache, clean
         self.tokens = grid[0] * grid[1] * block_frames
-        self.groups: list[tuple[slice, int, list[int], Tensor]] = []  # queries, first key of this pass and cached blocks they see, rotary factors
-        head_width, device = cache.k.shape[-1], cache.k.device
+        self.groups: list[Group] = []
+        config, head_width, device = cache.config, cache.k.shape[-1], cache.k.device
+        past = [] if clean is None else config.before_clean(clean)
+        before = config.before_window(start, size) if size else []
         queries = 0
         if clean is not None:
-            before = cache.config.before_clean(clean)
-            seen = (*before, clean)
-            places = range(len(seen)) if cache.config.clean_sees_sink else (block - seen[0] for block in seen)  # from zero: a long stream makes few tables
+            seen = (*past, clean)
+            alike = config.clean_sees_sink and size > 0 and before == [*seen] and device.type == "cpu"  # elsewhere a mask would cost the faster kernel
+            queries = self.tokens * (1 + size if alike else 1)
+            places = range(len(seen) + (size if alike else 0)) if config.clean_sees_sink else (block - seen[0] for block in seen)  # from 0: few tables
             table = block_table(tuple(places), block_frames, grid, head_width, device)
-            queries = self.tokens
-            self.groups.append((slice(0, queries), 0, before, table))
-        if size:
-            before = cache.config.before_window(start, size)
+            mask = hide_window(self.tokens, len(past), size) if alike else None
+            self.groups.append(Group(slice(0, queries), 0, past, table, mask))
+        if size and not (self.groups and self.groups[0].mask is not None):
             table = block_table(tuple(range(len(before) + size)), block_frames, grid, head_width, device)
             fresh = clean is not None and before[-1:] == [clean]  # its keys are at hand, and in training carry a gradient
             window = slice(queries, queries + size * self.tokens)
-            self.groups.append((window, 0, before[:-1], table) if fresh else (window, queries, before, table))
+            self.groups.append(Group(window, 0, before[:-1], table) if fresh else Group(window, queries, before, table))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.clean is not None:
             self.cache.write(layer, self.clean, k[:, : self.tokens], v[:, : self.tokens])
         outputs = []
-        for queries, first, blocks, table in self.groups:
-            group_q, group_k, group_v = q[:, queries], k[:, first : queries.stop], v[:, first : queries.stop]
-            if blocks:
-                cached_k, cached_v = self.cache.read(layer, blocks)
+        for group in self.groups:
+            own = slice(group.first, group.queries.stop)
+            group_q, group_k, group_v = q[:, group.queries], k[:, own], v[:, own]
+            if group.blocks:
+                cached_k, cached_v = self.cache.read(layer, group.blocks)
                 group_k, group_v = torch.cat([cached_k, group_k], 1), torch.cat([cached_v, group_v], 1)
-            outputs.append(attention(rotate(group_q, table[-group_q.shape[1] :]), rotate(group_k, table), group_v))
+            outputs.append(attention(rotate(group_q, group.table[-group_q.shape[1] :]), rotate(group_k, group.table), group_v, group.mask))
         return torch.cat(outputs, 1)
+
+
+@lru_cache(maxsize=64)
+def hide_window(tokens: int, past: int, size: int) -> Tensor:
+    """Return the mask of a pass of a finished block and a window of `size` after `past` cached blocks: the finished block does not see the window."""
+    mask = torch.zeros((1 + size) * tokens, (past + 1 + size) * tokens)
+    mask[:tokens, -size * tokens :] = float("-inf")
+    return mask
 
 
 @lru_cache(maxsize=64)

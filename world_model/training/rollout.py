@@ -3,7 +3,7 @@
 A game answers the same actions with the same frames, so the truth stays a fair target while the picture drifts from it: the student learns to denoise what
 it made itself, at the engine's own levels and with the held action on the frames ahead, and to find its way back. Clips of real frames
 (`student.clip_loss`) never show it that. The further a rollout has come the more of the picture nobody could know; there the truth counts less and an adversary
-(`adversary`) asks for a picture that could be real.
+(`adversary`) asks for steps that could be real ones. Where the tape goes on with another action than the one held, the truth is no answer at all.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world_model.autoencoder import Autoencoder
 from world_model.noise import AddressedNoise
 from world_model.stream import RollingWindow, WindowConfig
-from world_model.training.adversary import Adversary
-from world_model.training.autoencoder import detail_loss
+from world_model.training.adversary import Adversary, Step
 from world_model.training.ranks import count_ranks, share
 from world_model.transformer import Transformer
 
@@ -43,14 +41,13 @@ class StreamRecipe:
 class RolloutRecipe(StreamRecipe):
     """How to correct rollouts, one tick per training step.
 
-    ``picture_price`` weighs the error of the decoded front frame (L1 and L1 of gradients) beside the latents' squared error, ``adversary_price`` the
-    adversary's gradient as a multiple of the size of the picture's; after ``known`` ticks the truth counts ``late_price`` times as much as before.
+    ``adversary_price`` is the size of the adversary's pull, as an error of the latents; after ``known`` ticks the truth counts ``late_price`` times as
+    much as before.
     """
 
-    picture_price: float = 0.5
-    adversary_price: float = 0.5
+    adversary_price: float = 0.2
     known: int = 8
-    late_price: float = 0.25
+    late_price: float = 0.05
 
 
 class Streams:
@@ -114,45 +111,43 @@ class Streams:
 
 
 class Rollout(Streams):
-    """Correct every tick of the streams by the real frames."""
+    """Correct every tick of the streams by the real frames and by the adversary."""
 
     recipe: RolloutRecipe
 
-    def __init__(self, recipe: RolloutRecipe, window: WindowConfig, model: Transformer, autoencoder: Autoencoder, clips: "LatentClips") -> None:
+    def __init__(self, recipe: RolloutRecipe, window: WindowConfig, model: Transformer, clips: "LatentClips") -> None:
         super().__init__(recipe, window, model, clips)
-        self.autoencoder, self.adversary = autoencoder, Adversary()
+        self.adversary = Adversary(model.config.in_channels, model.config.num_actions)
+        self.told = float("nan")  # the adversary's last loss
 
     def loss(self, rng: np.random.Generator) -> Tensor:
         """Make one tick with the whole batch and return its loss; the streams move on without gradient."""
         window, recipe = self.go_on(rng), self.recipe
-        block = window.start  # the front of the window
-        ahead = np.arange(min(len(window.levels) + 1, len(self.config.ladder)))
-        rows = self.rows[:, None] + block + ahead
-        real = self.clips.latents[torch.from_numpy(rows)].float()
+        played = window.start - self.begin
         window.enter(self.action(window, rng))
+        rows = torch.from_numpy(self.rows[:, None] + window.start + np.arange(len(window.levels)))
+        real, tape = self.clips.latents[rows].float(), torch.from_numpy(self.clips.clips.actions)[rows]
+        follows = (tape == window.actions).all(2).cumprod(1)  # the action held is the tape's up to here, so the truth is the right answer
+        price = follows * (1.0 if played < recipe.known else recipe.late_price)
         sigma = torch.tensor([self.config.ladder[level] for level in window.levels])
         x0 = window.denoise()
-        price = 1.0 if block - self.begin < recipe.known else recipe.late_price
-        loss = price * ((x0 - real).square().mean((2, 3, 4)) / sigma.clamp(min=0.3)).mean()
-        finished = window.step_down(x0.detach())
-        if finished is not None:
-            frames = torch.from_numpy(self.clips.clips.frames[rows[:, 0]])
-            loss = loss + self._picture_loss(x0[:, 0], frames.permute(0, 3, 1, 2).float() / 127.5 - 1, price)
+        loss = (price * (x0 - real).square().mean((2, 3, 4)) / sigma.clamp(min=0.3)).mean()
+        if recipe.adversary_price:
+            before = torch.cat([window.last, x0[:, :-1]], 1).detach()
+            pull = self._pull((before, x0.detach(), window.actions), (self.clips.latents[rows - 1].float(), real, tape))
+            towards = 2 * recipe.adversary_price * (x0 * pull).mean()
+            loss = loss + towards - towards.detach()
+        window.step_down(x0.detach())
         return loss
 
     @torch.enable_grad()
-    def _picture_loss(self, latents: Tensor, target: Tensor, price: float) -> Tensor:
-        """Return the loss of decoded latents; its gradient is the picture's, and the adversary's made `adversary_price` times as large as that."""
-        z = latents.detach().requires_grad_()
-        picture = self.autoencoder.to_rgb(z)
-        error = self.recipe.picture_price * detail_loss(picture, target)
-        (towards_truth,) = torch.autograd.grad(error, z, retain_graph=True)
-        (towards_real,) = torch.autograd.grad(self.adversary.doubt(picture), z)
-        self.adversary.learn(picture, target)
-        sizes = [g.flatten(1).norm(dim=1)[:, None, None, None] for g in (towards_truth, towards_real)]
-        gradient = price * towards_truth + self.recipe.adversary_price * sizes[0] / (sizes[1] + 1e-8) * towards_real
-        pull = (latents * gradient).sum()
-        return price * error.detach() + pull - pull.detach()
+    def _pull(self, made: Step, real: Step) -> Tensor:
+        """Return where the adversary sees made frames become less real [b, frames, c, h, w], of size 1 in the mean over the batch; it learns on the way."""
+        before, frame, action = (part.flatten(0, 1) for part in made)
+        frame.requires_grad_()
+        (pull,) = torch.autograd.grad(self.adversary.doubt((before, frame, action)), frame)
+        self.told = self.adversary.learn((before, frame.detach(), action), tuple(part.flatten(0, 1) for part in real))  # type: ignore[arg-type]
+        return (pull / pull.square().mean().sqrt().clamp(min=1e-12)).view_as(made[1])
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"adversary": self.adversary.state_dict()}

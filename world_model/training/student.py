@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from world_model.attention import attention, rotary_table, rotate
+from world_model.attention import attention, may_look, rotary_table, rotate
 from world_model.autoencoder import Autoencoder
 from world_model.context import ContextConfig
 from world_model.noise import AddressedNoise
@@ -76,7 +76,7 @@ class ClipAttention:
         self.past, self.windows = past, windows
         self.table = rotary_table(positions, *grid, head_width)
         frame = torch.arange(past).repeat_interleave(self.tokens)
-        self.mask = frame[:, None] >= frame[None, :]
+        self.mask = may_look(frame[:, None] >= frame[None, :])
         chunk = self.CHUNK * self.tokens
         self.chunks = [slice(first, min(first + chunk, len(frame))) for first in range(0, len(frame), chunk)]
 
@@ -222,7 +222,7 @@ def train_student(
         model.load_state_dict(begin)
     optimizer = MuonAdamW(model, recipe.muon_rate, recipe.adam_rate)
     average = Average(model)
-    rollout = Rollout(recipe.rollout, recipe.window, model, autoencoder.requires_grad_(False), train)
+    rollout = Rollout(recipe.rollout, recipe.window, model, train)
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average, "rollout": rollout}
     run = Run(out, "student", recipe.steps, parts)
     rollout_losses: list[float] = []
@@ -247,7 +247,7 @@ def train_student(
         optimizer.step(learning_rate(step, recipe.steps))
         average.update(model)
         if (step + 1) % 50 == 0:
-            rolled = {"rollout": float(np.mean(rollout_losses))} if rollout_losses else {}
+            rolled = {"rollout": float(np.mean(rollout_losses)), "adversary": rollout.told} if rollout_losses else {}
             run.log(step + 1, loss=float(np.mean([s[0] for s in seen])), **by_level(seen, recipe.window.ladder), **rolled)
             seen.clear()
             rollout_losses.clear()
