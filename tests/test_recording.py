@@ -138,6 +138,19 @@ def test_the_memory_of_the_past_is_bounded() -> None:
     assert len(history) == 1, "the newest moment is always kept"
 
 
+def test_what_was_gone_back_over_is_not_taken_for_what_comes_after() -> None:
+    """A new array may get the address of a forgotten one."""
+    history = History()
+    for number in range(2):
+        history.add(Moment(np.zeros((1, 1, 1, 3), np.uint8), number, 0.0, [np.zeros(1000)]))
+    for _ in range(20):
+        history.back()
+        history.add(Moment(np.zeros((1, 1, 1, 3), np.uint8), 1, 0.0, [np.zeros(1000)]))
+    assert history.num_bytes == 2 * 8003
+    history.cut(0)
+    assert history.newest.number == 0 and history.num_bytes == 8003
+
+
 def test_slots_survive_the_program(tmp_path: Path) -> None:
     def next_slot(game: Game) -> None:
         game.slots.choose_next()
