@@ -173,6 +173,7 @@ def test_a_recording_that_cannot_begin_is_told_and_the_game_goes_on(tmp_path: Pa
     (tmp_path / "recordings").write_text("in the way")
     person = Person({2: Game.record, 4: Game.clip, 5: Game.save}).play(ToyWorld(), tmp_path, 30)
     assert len(person.told) == 3 and sum("Cannot record into" in sentence for sentence in person.told) == 2
+    assert not any("Errno" in sentence for sentence in person.told)
     assert person.taken == 30
 
 
