@@ -26,13 +26,14 @@ class Film:
     """
 
     def __init__(self, session: Session) -> None:
-        self._session, path = session, str(session.file("video.mp4"))
+        self._session = session
         try:
-            with av.open(path) as container:
+            with session.open_video() as container:
                 self._times = sorted(packet.pts for packet in container.demux(video=0) if packet.pts is not None)
-            self._container = av.open(path)
+            self._container = session.open_video()
         except (av.FFmpegError, OSError, IndexError) as error:
             raise SessionError(f"The video of {session.directory} cannot be read: {error}.") from error
+        self._times = self._times[: len(session.ticks())]  # a killed process may leave a frame without its line
         if not self._times:
             raise SessionError(f"The video of {session.directory} holds no frame; --world or --verify make the frames again from the tape.")
         self._frames: Iterator[av.VideoFrame] = iter(())

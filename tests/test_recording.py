@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -203,10 +204,50 @@ def nobody() -> Iterator[None]:
             os.seteuid(0)
 
 
-def test_a_read_only_folder_is_told(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir(mode=0o555)
-    with nobody(), pytest.raises(SessionError, match=r"Cannot record into .*: Permission denied\."):
-        SessionWriter(tmp_path / "mine" / "new", HEADER)
+def test_a_read_only_folder_is_told() -> None:
+    with tempfile.TemporaryDirectory() as reachable:  # for others, which pytest's folders are not
+        folder = Path(reachable) / "mine"
+        folder.mkdir()
+        for path in (folder, folder.parent):
+            path.chmod(0o555)
+        with nobody():
+            assert list(folder.iterdir()) == []
+            with pytest.raises(SessionError, match=r"Cannot record into .*: Permission denied\."):
+                SessionWriter(folder / "new", HEADER)
+            person = Person({2: Game.record, 4: Game.clip, 5: Game.save}).play(ToyWorld(), folder, 30)
+        folder.parent.chmod(0o755)
+        toy = folder / "recordings" / "toy"
+        refused = [f"Cannot record into {toy}-clip: Permission denied.", f"Cannot record into {toy}: Permission denied."]
+        assert sorted(person.told)[:2] == refused and sorted(person.told)[2].startswith(f"Cannot write {folder / 'slots'}")
+        assert person.taken == 30
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_small_disk_runs_full_and_the_game_goes_on(small_disk: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 24, 32, 3), np.uint8)
+    person = Person({1900: Game.clip}, TAPE)
+    world = ToyWorld()
+    world.frame_of = lambda number: noise[number % 64]  # type: ignore[method-assign]
+    person.play(world, small_disk, 2000, record=small_disk / "mine")
+    assert person.taken == 2000
+    recording, clip = person.told
+    assert recording == f"Recording into {small_disk / 'mine'} stopped: No space left on device."
+    assert clip.startswith(f"Cannot record into {small_disk / 'mine-clip'}") or "stopped: No space left" in clip
+    session = Session(small_disk / "mine")
+    written = len(session.tape())
+    assert 10 < written < 1900 and 0 <= len(session.digests()) - written <= 1
+    assert session.tape() == [TAPE[number % 5] for number in range(written)]
+    assert written - 2 * CARD.fps < len(list(session.frames())) <= written + 1
 
 
 FULL = """

@@ -207,6 +207,13 @@ def link(directory: Path, name: str) -> None:
     (directory / name).symlink_to("/etc/hostname")
 
 
+def playlist(directory: Path) -> None:
+    """Make the video a text that names another file, which lies elsewhere."""
+    (directory / "video.mp4").rename(directory.with_name("elsewhere.mp4"))
+    (directory / "other.mp4").symlink_to(directory.with_name("elsewhere.mp4"))
+    (directory / "video.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
+
+
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "a header of 1 GB": (lambda d: header_of(d, 1 << 30), "larger than 1048576 bytes"),
     "no header": (lambda d: (d / "header.json").unlink(), "has no header.json"),
@@ -227,6 +234,9 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "a time that is none": (lambda d: (d / "tape.jsonl").write_text('{"actions":[],"flip_s":NaN}\n'), "line 1 is not"),
     "no video": (lambda d: (d / "video.mp4").unlink(), "has no video.mp4"),
     "a video of something else": (lambda d: (d / "video.mp4").write_bytes(b"video" * 1000), "cannot be read"),
+    "a video that is a list of others": (lambda d: playlist(d), "cannot be read"),
+    "a tape that is no file": (lambda d: ((d / "tape.jsonl").unlink(), os.mkfifo(d / "tape.jsonl")), "has no tape.jsonl, only a video"),
+    "a header that is no file": (lambda d: ((d / "header.json").unlink(), (d / "header.json").mkdir()), "has no header.json"),
     "a video of another size": (lambda d: change(d, width=64), "frames of 32 x 32, its header says otherwise"),
 }
 

@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal, TextIO, cast
 import av
 import msgspec
 import numpy as np
+from av.container import InputContainer
 from msgspec import Meta
 
 from world_model.prompts import Prompt, prompt_line, read_prompts
@@ -127,11 +128,10 @@ class SessionWriter:
         SessionError: the folder is not empty or cannot be written, or a later write fails (full disk).
     """
 
-    def __init__(
-        self, directory: Path, header: Mapping[str, Any], *, lossless: bool = False, save_state: Callable[[Path], None] | None = None
-    ) -> None:
-        self.directory = Path(directory)
+    def __init__(self, directory: Path, header: Mapping[str, Any], *, lossless: bool = False, save_state: Callable[[Path], None] | None = None) -> None:
+        self.directory, self.fps = Path(directory), float(header["fps"])
         self.num_frames = 0
+        self._files = contextlib.ExitStack()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             if any(self.directory.iterdir()):
@@ -147,10 +147,13 @@ class SessionWriter:
             self._states: TextIO | None = None
             self._prompts: TextIO | None = None
             self._prompt = ""
-            self._file = _VideoFile(self.directory / "video.mp4")
+            file = self._files.enter_context(contextlib.closing(_VideoFile(self.directory / "video.mp4")))
             movflags = {"movflags": "+hybrid_fragmented", "flush_packets": "1"}
-            self._container: av.container.OutputContainer | None = av.open(self._file, "w", format="mp4", options=movflags)
-        except (OSError, av.FFmpegError) as error:
+            self._container: av.container.OutputContainer | None = av.open(file, "w", format="mp4", options=movflags)
+        except Exception as error:
+            self._close_files()
+            if not isinstance(error, OSError | av.FFmpegError):
+                raise
             raise SessionError(f"Cannot record into {self.directory}: {error.strerror or error}.") from error
         fps = Fraction(header["fps"]).limit_denominator(1000)
         halved = "yuv444p" if header["width"] % 2 or header["height"] % 2 else "yuv420p"  # odd sizes cannot be halved
@@ -162,7 +165,11 @@ class SessionWriter:
         self._video.codec_context.thread_count = 1
 
     def _open(self, name: str) -> TextIO:
-        return open(self.directory / name, "x", buffering=1, encoding="utf-8")
+        return self._files.enter_context(open(self.directory / name, "x", buffering=1, encoding="utf-8"))
+
+    def _close_files(self) -> None:
+        with contextlib.suppress(OSError):  # what could not be flushed was told when it was written
+            self._files.close()
 
     def append(
         self,
@@ -215,10 +222,7 @@ class SessionWriter:
         except (OSError, av.FFmpegError) as error:
             raise SessionError(f"Recording into {self.directory} could not be finished: {error.strerror or error}.") from error
         finally:
-            for file in (self._tape, self._digests, self._states, self._prompts, self._file):
-                with contextlib.suppress(OSError):  # what could not be flushed was told when it was written
-                    if file is not None:
-                        file.close()
+            self._close_files()
 
     def __enter__(self) -> "SessionWriter":
         return self
@@ -251,7 +255,7 @@ class Session:
             SessionError: it is not there, or is a link that leads out of the folder.
         """
         path = self.directory / name
-        if not path.exists():
+        if not path.is_file():
             also = ", only a video" if name == "tape.jsonl" and (self.directory / "video.mp4").exists() else ""
             raise SessionError(f"The session {self.directory} has no {name}{also}.")
         if not path.resolve().is_relative_to(self.directory.resolve()):
@@ -308,13 +312,17 @@ class Session:
             return
         whole = 0
         try:
-            with av.open(str(self.file("video.mp4"))) as container:
+            with self.open_video() as container:
                 for frame in container.decode(video=0):
                     yield self.pixels(frame)
                     whole += 1
         except (av.FFmpegError, OSError, IndexError) as error:
             if not whole:
                 raise SessionError(f"The video of {self.directory} cannot be read: {error}.") from error
+
+    def open_video(self) -> InputContainer:
+        """Open the video as what it must be: in other formats, such as playlists, a file can have further files and addresses opened."""
+        return av.open(str(self.file("video.mp4")), format="mp4")
 
     def pixels(self, frame: av.VideoFrame) -> np.ndarray:
         """Return a decoded frame of the video as uint8 [height, width, 3]; raise `SessionError` if it has not the size that the header says."""
