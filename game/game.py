@@ -372,9 +372,8 @@ class Game:
 
     def _beginning(self, moment: Moment | None = None) -> Beginning:
         """Return what a session begins with that begins at a moment, by default the newest."""
-        moment, stream = moment or self._history.newest, self._stream
-        save_state = None if moment is self._origin else lambda path: stream.save(path, moment.saved)
-        return Beginning(moment, (self.world, self.seed, self.start, self.rollback), save_state)
+        moment = moment or self._history.newest
+        return Beginning(moment, (self.world, self.seed, self.start, self.rollback, self._player.keys), self._stream.save, moment is self._origin)
 
     def _record(self, world: World, recordings: Recordings) -> None:
         if recordings.recorded:

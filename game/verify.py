@@ -48,8 +48,8 @@ def verify(session: Session, rerun: Rerun) -> str:
             print(f"frame {result.number}: {told}{', bit-exact' if result.same else ''}")
             worst = min(worst, worst if result.psnr_db is None else result.psnr_db)
     if first:
-        differs = [part for part, here in surroundings().items() if session.header.get(part) != here]
-        why = f" (it was recorded with other {' on another '.join(differs)})" if differs else ""
+        others = [part for part, here in surroundings(rerun.world).items() if session.header.get(part, here) != here]
+        why = f" (it was recorded with other {' and '.join(others)})" if others else ""
         if rerun.world.sha256 != session.facts.world_sha256:
             why = " (this is not the world it was recorded in)"
         psnr = "" if worst == float("inf") else f", PSNR against the recorded video at worst {worst:.1f} dB"

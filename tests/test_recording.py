@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from toy_world import CARD, FORWARD, TURN, ToyClock, ToyWorld
@@ -20,10 +22,12 @@ from controls.keyboard import Held
 from game.game import CLIP_S, Game, GameConfig
 from game.history import History, Moment
 from game.mailbox import Picture
-from game.recorder import Recorder
+from game.recorder import STATE_S, Recorder, new_folder
+from world_model.machine import processor
 from world_model.session import Session, SessionError, SessionWriter, frame_digest
 
 ROOT = Path(main.__file__).parent
+SPACING = round(STATE_S * CARD.fps)
 HEADER = {"fps": 17.5, "width": 32, "height": 24, "actions": ["forward"]}
 
 
@@ -35,6 +39,7 @@ class Person:
         self.rewinding = 0
         self.pictures: list[Picture] = []
         self.told: list[str] = []
+        self.keys: Mapping[str, tuple[str, ...]] = {}
         self.game: Game
 
     def bind(self, actions: object) -> None:
@@ -102,6 +107,45 @@ def test_an_instant_clip_is_the_last_thirty_seconds(tmp_path: Path) -> None:
     assert late.facts.state and len(late.tape()) == count
     assert late.digests() == [frame_digest(picture.frame) for picture in person.pictures[51 : count + 51]]
     assert any("Saved the last 30 s in" in sentence for sentence in person.told)
+
+
+def test_a_clip_is_saved_beside_a_recording(tmp_path: Path) -> None:
+    person = Person({8: Game.clip}, TAPE).play(ToyWorld(), tmp_path, 12, record=tmp_path / "mine")
+    whole, clip = Session(tmp_path / "mine"), Session(tmp_path / "mine-clip")
+    assert len(whole.tape()) == 12 and clip.tape() == whole.tape()[:8] and clip.digests() == whole.digests()[:8]
+    assert person.told == [f"Saved the last 0 s in {clip.directory}"]
+    assert Person({1: Game.restart, 2: lambda game: (game.restart(), game.clip())}).play(ToyWorld(), tmp_path, 3).told == [
+        "Nothing has been played yet that a clip could hold"
+    ]
+
+
+def test_the_header_says_what_frames_and_keys_depend_on(tmp_path: Path) -> None:
+    person = Person({})
+    person.keys = {FORWARD: ("i", "pad_a")}
+    header = Session(person.play(ToyWorld(), tmp_path, 1, record=tmp_path / "mine").game._recordings.folder).header
+    assert header["keys"] == {FORWARD: ["i", "pad_a"], TURN: ["left"]}
+    assert {"rolling-worlds", "torch", "python", "av"} <= header["versions"].keys() and header["machine"]["processor"] == processor()
+
+
+def test_states_are_kept_along_the_way(tmp_path: Path) -> None:
+    Person({}, TAPE).play(ToyWorld(), tmp_path, 2 * SPACING + 5, record=tmp_path / "mine")
+    states = Session(tmp_path / "mine").states_between()
+    assert sorted(states) == [SPACING, 2 * SPACING]
+    assert ToyWorld().stream().load(states[SPACING])["number"] == SPACING
+    link = tmp_path / "mine" / "states" / "7.safetensors"
+    link.symlink_to("/etc/hostname")
+    with pytest.raises(SessionError, match="leads out of its folder"):
+        Session(tmp_path / "mine").states_between()
+
+
+def test_two_recordings_never_get_the_same_folder(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        folders = list(threads.map(new_folder, [tmp_path / "walk"] * 50))
+    assert {folder.name for folder in folders} == {"walk", *(f"walk-{number}" for number in range(2, 51))}
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    assert new_folder(tmp_path / "nowhere").name == "nowhere-2"
+    with pytest.raises(SessionError, match=r"Cannot record into .*: Not a directory\."):
+        new_folder(Path("/etc/hostname/walk"))
 
 
 def test_rewinding_goes_back_and_the_recording_branches(tmp_path: Path) -> None:
@@ -325,7 +369,7 @@ def test_the_game_never_waits_for_a_disk_that_is_gone(tmp_path: Path) -> None:
 
     told: list[str] = []
     moment = Moment(np.zeros((1, 2, 2, 3), np.uint8), 0, 0.0, None)
-    recorder = Recorder(refuse, moment, told.append)
+    recorder = Recorder(refuse, moment, lambda path, saved: None, told.append)
     for _ in range(1000):
         recorder.append(moment)
     recorder.close()

@@ -8,6 +8,7 @@ A session is a folder of append-only files, so a process that dies leaves everyt
 - ``video.mp4``     H.264 in fragments of one second
 - ``digests.txt``   one BLAKE2b digest per frame, of the raw RGB bytes
 - ``state.safetensors``  only for sessions that begin in mid-play: the state of the stream before the first frame; the others begin at a start of the world
+- ``states/N.safetensors``  now and then the state after frame N, to play on from there without making all frames before it again
 - ``prompts.jsonl`` only for text worlds: what they were told, and from which frame on (see `world_model.prompts`)
 - ``state.jsonl``   only for data collected from a real environment: the true state (position, heading) per frame
 
@@ -19,6 +20,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -36,7 +38,7 @@ FORMAT = 1
 MAX_HEADER_BYTES = 1 << 20
 MAX_TAPE_LINE = 4096
 DIGEST_BYTES = 16
-STATE = "state.safetensors"
+STATE, STATES = "state.safetensors", "states"
 
 Digest = Annotated[str, Meta(pattern=f"^[0-9a-f]{{{2 * DIGEST_BYTES}}}$")]
 Seconds = Annotated[float, Meta(ge=-1e9, le=1e9)]
@@ -68,7 +70,7 @@ class Facts(msgspec.Struct, frozen=True):
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     state: bool = False
     parent: Parent | None = None
-    keys: dict[str, Annotated[tuple[Annotated[str, Meta(max_length=32)], ...], Meta(max_length=8)]] = {}
+    keys: dict[str, Annotated[tuple[Annotated[str, Meta(max_length=32)], ...], Meta(max_length=64)]] = {}
 
 
 class Tick(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -202,11 +204,19 @@ class SessionWriter:
             raise SessionError(f"Recording into {self.directory} stopped: {error.strerror or error}.") from error
         self.num_frames += 1
 
+    def keep_state(self, save_state: Callable[[Path], None]) -> None:
+        """Keep the state after the last frame; raise `SessionError` or `StateError` if it cannot be written."""
+        try:
+            (self.directory / STATES).mkdir(exist_ok=True)
+        except OSError as error:
+            raise SessionError(f"Recording into {self.directory} stopped: {error.strerror}.") from error
+        save_state(self.directory / STATES / f"{self.num_frames}.safetensors")
+
     def size(self) -> int:
         """Return how many bytes the recording has on the disk; raise `SessionError` if somebody has removed it."""
         try:
             (self.directory / "header.json").stat()
-            return sum(path.stat().st_size for path in self.directory.iterdir())
+            return sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
         except OSError as error:
             raise SessionError(f"Recording stopped: the folder {self.directory} was removed.") from error
 
@@ -266,6 +276,11 @@ class Session:
     def state(self) -> Path | None:
         """The file with the state that the session begins with; None if it begins at a start of its world."""
         return self.file(STATE) if self.facts.state else None
+
+    def states_between(self) -> dict[int, Path]:
+        """Return the files with states in mid-session, by the frame that they come after."""
+        names = (path.name for path in (self.directory / STATES).glob("*.safetensors") if re.fullmatch(r"[1-9][0-9]{0,8}", path.stem))
+        return {int(name.split(".")[0]): self.file(f"{STATES}/{name}") for name in names}
 
     def tape(self) -> list[tuple[str, ...]]:
         """Return the actions of every frame."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from world_model.card import WorldError
+from world_model.machine import processor
 from world_model.world import Stream, World
 
 
@@ -100,13 +101,8 @@ def flat(figures: dict[str, Any]) -> dict[str, Any]:
 
 def machine() -> str:
     """Return the processor's name and the number of cores this process may use."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
+    return f"{processor()}, {cores} cores"
 
 
 def player(world: World, seed: int = 0):
