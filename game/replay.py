@@ -88,7 +88,12 @@ def _in_window(session: "Session", ticks: "list[Tick]", config: ReplayConfig) ->
             game = GameConfig(session.facts.seed, start, record=session.directory, own_folder=user_folder())
             return Game(lambda: rerun.world, keyboard, mailbox, game, branch=branch)
 
-        return Projector(session, ticks, lambda: _reel(session, ticks, config), lambda: _rerun(session, ticks, config), play_on, mailbox)
+        def rerun() -> "Rerun":
+            return _rerun(session, ticks, config, recorded_states=True)
+
+        if cut := _cut(session, ticks):
+            mailbox.tell(cut)
+        return Projector(session, ticks, lambda: _reel(session, ticks, config), rerun, play_on, mailbox)
 
     window = WindowConfig(session.directory.name, screenshots=user_folder() / "screenshots")
     Window(project, keyboard, window, gate=open_gate(config.device, config.dtype)).run()
@@ -101,7 +106,7 @@ def _reel(session: "Session", ticks: "list[Tick]", config: ReplayConfig) -> "Ree
     return Reel(film, _rerun(session, ticks, config) if config.split or config.world else None)
 
 
-def _rerun(session: "Session", ticks: "list[Tick]", config: ReplayConfig) -> "Rerun":
+def _rerun(session: "Session", ticks: "list[Tick]", config: ReplayConfig, *, recorded_states: bool = False) -> "Rerun":
     from game import play
     from game.reel import Rerun
     from world_model.card import find_world
@@ -120,4 +125,4 @@ def _rerun(session: "Session", ticks: "list[Tick]", config: ReplayConfig) -> "Re
             )
     dtype = config.dtype if config.dtype != "auto" else facts.dtype or "auto"
     _, load = play.enter(config.world or facts.world or "", config.device, dtype, parts=config.parts)
-    return Rerun(load(), session, ticks)
+    return Rerun(load(), session, ticks, recorded_states=recorded_states)

@@ -24,7 +24,8 @@ from tiny import make_world
 
 import main
 from game.game import Game
-from game.recorder import surroundings
+from game.mailbox import Picture
+from game.projector import Projector
 from game.reel import Film, Reel, Rerun, side_by_side
 from game.verify import verify
 from game.window import Window
@@ -107,6 +108,53 @@ def test_any_frame_can_be_made_again_from_any_other(tiny_world: World, recorded:
     rerun, digests = again(tiny_world, recorded / "walk"), Session(recorded / "walk").digests()
     for number in (30, 7, 8, 40, 1, 30, 29):
         assert frame_digest(rerun.frame(number)) == digests[number - 1] and rerun.number == number
+
+
+def ticks_to(rerun: Rerun, number: int) -> int:
+    """Go to a frame and return how many ticks that took."""
+    before = rerun.stream.frame
+    numbers = list(rerun.approach(number))
+    assert rerun.number == number and rerun.stream.frame - before in (len(numbers), number - before)
+    return len(numbers)
+
+
+def test_what_was_just_made_again_is_there_at_once(tiny_world: World, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A viewer watches a few seconds behind the thread that makes the frames again, and plays on without waiting."""
+    monkeypatch.setattr("game.reel.KEPT_STATES", 1)
+    rerun, digests = again(tiny_world, recorded / "walk"), Session(recorded / "walk").digests()
+    assert ticks_to(rerun, 38) == 38
+    for number, ticks in ((20, 0), (19, 0), (23, 4)):
+        assert ticks_to(rerun, number) == ticks and frame_digest(rerun.screen) == digests[number - 1]
+
+
+@pytest.fixture
+def with_states(tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A session of 40 frames that keeps its state after every tenth."""
+    monkeypatch.setattr("game.recorder.STATE_S", 10 / 17.5)
+    monkeypatch.setattr("game.reel.KEPT_STATES", 1)
+    Person({}, tape(40)).play(tiny_world, tmp_path, 40, record=tmp_path / "kept", seed=7, rollback=3)
+    return tmp_path / "kept"
+
+
+def test_recorded_states_lead_there_sooner(tiny_world: World, other_path: Path, with_states: Path) -> None:
+    session = Session(with_states)
+    digests, ticks = session.digests(), session.ticks()
+    assert sorted(session.states_between()) == [10, 20, 30, 40]
+    rerun = Rerun(tiny_world, session, ticks, recorded_states=True)
+    for number, made in ((25, 5), (40, 0), (13, 3), (3, 3)):
+        assert ticks_to(rerun, number) == made and frame_digest(rerun.screen) == digests[number - 1]
+    (with_states / "states" / "30.safetensors").write_bytes(b"no state")
+    assert ticks_to(Rerun(tiny_world, session, ticks, recorded_states=True), 35) == 35, "then from the beginning"
+    other = World.load(other_path, "cpu")
+    assert ticks_to(Rerun(other, session, ticks, recorded_states=True), 15) == 15, "states of another world are no use"
+
+
+def test_verifying_trusts_no_recorded_state(tiny_world: World, with_states: Path) -> None:
+    shutil.copy(with_states / "states" / "10.safetensors", with_states / "states" / "20.safetensors")
+    made, rerun = [], again(tiny_world, with_states)
+    tick = rerun.stream.tick
+    rerun.stream.tick = lambda *held, **how: made.append(1) or tick(*held, **how)  # type: ignore[method-assign, func-returns-value]
+    assert "all 40 frames" in verify(Session(with_states), rerun) and len(made) == 40
 
 
 def test_blocks_of_several_frames_come_out_again(tmp_path: Path) -> None:
@@ -382,6 +430,67 @@ def test_a_player_takes_over_and_the_new_session_names_its_parent(
     assert branch.facts.parent.digest == Session(walk).digests()[35]
     assert ("forward",) in branch.tape() and any(tick.flip_s for tick in branch.ticks())
     assert "is bit-exact" in verify(branch, again(tiny_world, branch.directory))
+
+
+class Viewer:
+    """Looks at a projector without a window, and acts on what is shown."""
+
+    def __init__(self, act: Callable[["Viewer"], None]) -> None:
+        self.act, self.told, self.numbers = act, list[str](), list[int]()
+        self.projector: Projector
+
+    def show(self, picture: Picture) -> None:
+        self.numbers.append(picture.number)
+        self.act(self)
+
+    def tell(self, sentence: str) -> None:
+        self.told.append(sentence)
+
+    def watch(self, directory: Path, rerun: Rerun, *, film: bool = True) -> Any:
+        """Watch a session to the end, and return the branch that was played on from."""
+        session = Session(directory)
+        reel = Reel(Film(session), None) if film else Reel(None, rerun)
+        self.projector = Projector(session, session.ticks(), lambda: reel, lambda: rerun, lambda rerun, branch: branch, self)  # type: ignore[arg-type, return-value]
+        return self.projector.run()
+
+
+def test_a_frame_that_comes_out_otherwise_is_told_when_played_on_from(walk: Path, tiny_world: World) -> None:
+    digests = Session(walk).digests()
+
+    def act(viewer: Viewer) -> None:
+        if viewer.numbers[-1] == 3:
+            viewer.projector.take_over()
+
+    same, other = Viewer(act), Viewer(act)
+    branch = same.watch(walk, again(tiny_world, walk))
+    assert branch.parent == {"session": "walk", "frame": 3, "digest": digests[2]} and not same.told
+    (walk / "digests.txt").write_text("\n".join([*digests[:2], "0" * 32, *digests[3:]]) + "\n")
+    branch = other.watch(walk, again(tiny_world, walk))
+    assert branch.parent["digest"] == "0" * 32, "the recorded one, by which the parent is found"
+    assert other.told == ["This is not the recorded frame: the world or the machine is another"]
+
+
+def test_a_session_whose_video_outlasts_its_tape_is_shown_to_the_end_of_its_tape(walk: Path, tiny_world: World) -> None:
+    lines = (walk / "tape.jsonl").read_text().splitlines(keepends=True)
+    (walk / "tape.jsonl").write_text("".join(lines[:39]))
+    viewer = Viewer(lambda viewer: viewer.projector.last() if viewer.projector.sign != "The end" else viewer.projector.stop())
+    assert viewer.watch(walk, again(tiny_world, walk)) is None and viewer.numbers[-1] == 39
+
+
+def test_a_long_way_is_told_and_can_be_left(walk: Path, tiny_world: World) -> None:
+    signs: list[str] = []
+
+    def act(viewer: Viewer) -> None:
+        signs.append(viewer.projector.sign)
+        if len(viewer.numbers) == 1:
+            viewer.projector.last()
+        elif signs[-1].startswith("Getting there, frame 5"):
+            viewer.projector.first()
+        elif not signs[-1]:
+            viewer.projector.stop()
+
+    assert Viewer(act).watch(walk, again(tiny_world, walk), film=False) is None
+    assert signs[1:5] == [f"Getting there, frame {number} of 40" for number in (2, 3, 4, 5)] and len(signs) == 6, "then it goes on from the first"
 
 
 def test_a_replay_in_another_world_is_made_as_it_is_shown(recorded: Path, other_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
