@@ -286,7 +286,7 @@ COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in KI
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 something asked for is not right, 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 1 a comparison failed, 2 something asked for is not right, 130 interrupted."""
     try:
         return parse(sys.argv[1:] if argv is None else argv).run()
     except SystemExit as leave:  # the help has been printed

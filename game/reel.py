@@ -1,6 +1,7 @@
 """The pictures of a session: as recorded, as made again, or both side by side. Any frame at any time; frames are numbered from 1."""
 
 import math
+import sys
 from collections import deque
 from collections.abc import Iterator
 
@@ -173,6 +174,17 @@ class Reel:
             raise SessionError(f"Frames of {left.shape[1]} x {left.shape[0]} cannot be compared with frames of {right.shape[1]} x {right.shape[0]}.")
         self.psnr_db = psnr_db(left, right)
         return side_by_side(left, right, self.psnr_db)
+
+
+def counted(total: int) -> Iterator[int]:
+    """Count from 1 to a total; a terminal is told where."""
+    watched = sys.stderr.isatty()
+    for number in range(1, total + 1):
+        if watched:
+            print(f"\x1b[Kframe {number} of {total}", end="\r", file=sys.stderr, flush=True)
+        yield number
+    if watched:
+        print("\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, psnr_db: float) -> np.ndarray:

@@ -5,6 +5,7 @@ Importing this module is cheap: pygame and the world model come in when the repl
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from world_model.session import Session, Tick
 
 
+DIFFERS = 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReplayConfig:
     """What to replay and how."""
 
     verify: bool = False
-    """Make every frame again and compare it with the recording."""
+    """Make every frame again and compare it with the recording; exit code 0 if all are the same bit for bit, 1 if not, 2 if that cannot be said."""
     world: str | None = None
     """Play the tape in another world: a name, or the path of a world file."""
     split: bool = False
@@ -54,10 +58,15 @@ def replay(directory: Path, config: ReplayConfig) -> int:
     if not ticks:
         raise ValueError(f"The session {directory} holds no frame.")
     if config.verify:
-        from game.verify import verify
+        from game.verify import DiffersError, verify
 
-        print(verify(session, _rerun(session, ticks, config)))
-    elif config.video or config.gif:
+        try:
+            print(verify(session, _rerun(session, ticks, config)))
+        except DiffersError as differs:
+            print(differs, file=sys.stderr)
+            return DIFFERS
+        return 0
+    if config.video or config.gif:
         from game.render import render_gif, render_video
 
         if config.video:
@@ -66,7 +75,19 @@ def replay(directory: Path, config: ReplayConfig) -> int:
             render_gif(_reel(session, ticks, config), session.facts.fps, config.gif)
     else:
         _in_window(session, ticks, config)
+    if cut := _cut(session, ticks):
+        print(cut, file=sys.stderr)
+        return 2
     return 0
+
+
+def _cut(session: "Session", ticks: "list[Tick]") -> str:
+    """Say that frames were recorded for which the tape has no line; a process that was killed may leave one."""
+    try:
+        recorded = len(session.digests())
+    except ValueError:  # nobody can tell
+        return ""
+    return f"The tape of {session.directory} is cut: it ends after {len(ticks)} of {recorded} frames." if recorded > len(ticks) + 1 else ""
 
 
 def _in_window(session: "Session", ticks: "list[Tick]", config: ReplayConfig) -> None:

@@ -27,6 +27,7 @@ from game.game import Game
 from game.mailbox import Picture
 from game.projector import Projector
 from game.reel import Film, Reel, Rerun, side_by_side
+from game.render import render_gif, render_video
 from game.verify import verify
 from game.window import Window
 from world_model.psnr import psnr_db
@@ -198,15 +199,18 @@ def test_verify_says_which_of_the_two_held(recorded: Path, tiny_world_path: Path
     lines = (here / "tape.jsonl").read_text().splitlines()
     lines[7] = '["turn_left", "turn_right", "forward"]'
     (here / "tape.jsonl").write_text("\n".join(lines) + "\n")
-    assert replay(here, tiny_world_path, "--verify") == 2
+    assert replay(here, tiny_world_path, "--verify") == 1
     said = capsys.readouterr()
     assert said.err.startswith(f"The session {here} is not bit-exact here: frame 8 of 12 is the first that differs, PSNR against the recorded video at worst ")
     assert said.out.splitlines()[0].startswith("frame 8: ") and said.out.splitlines()[0].endswith(" dB") and len(said.out.splitlines()) == 5
-    assert replay(here, other_path, "--verify") == 2
+    assert replay(here, other_path, "--verify") == 1
     assert "(this is not the world it was recorded in): frame 1 of 12" in capsys.readouterr().err
-    change(here, machine={"system": "another"}, versions=surroundings()["versions"])
+    change(here, machine={"system": "another"}, device="cuda:0")
+    assert replay(here, tiny_world_path, "--verify") == 1
+    assert "recorded with other machine and device): frame 8" in capsys.readouterr().err
+    (here / "tape.jsonl").write_text("\n".join(lines[:7]) + "\n")
     assert replay(here, tiny_world_path, "--verify") == 2
-    assert "recorded with other machine): frame 8" in capsys.readouterr().err
+    assert "has 7 frames on its tape but 12 digests; what both have is bit-exact" in capsys.readouterr().err
 
 
 def test_replays_are_rendered(recorded: Path, tiny_world_path: Path, other_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,7 +223,40 @@ def test_replays_are_rendered(recorded: Path, tiny_world_path: Path, other_path:
         with Image.open(gif) as picture:
             assert getattr(picture, "n_frames", 1) > 30
         assert "exists" in refused(capsys, "replay", str(recorded / "walk"), "--video", str(out))
-    assert "no folder" in refused(capsys, "replay", str(recorded / "walk"), "--gif", str(tmp_path / "none" / "x.gif"))
+    assert "Cannot write" in refused(capsys, "replay", str(recorded / "walk"), "--gif", str(tmp_path / "none" / "x.gif"))
+
+
+def test_rendering_overwrites_nothing_and_leaves_nothing_half_made(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reel = Reel(Film(Session(recorded / "walk")), None)
+    precious = [tmp_path / name for name in ("out.mp4.part", "out.gif.part")]
+    for path in precious:
+        path.write_text("precious")
+    (tmp_path / "link.mp4").symlink_to("nowhere")
+    with pytest.raises(SessionError, match="exists"):
+        render_video(reel, 10, tmp_path / "link.mp4")
+    for out, render in ((tmp_path / "out.mp4", render_video), (tmp_path / "out.gif", render_gif)):
+        render(reel, 10, out)
+        whole = out.read_bytes()
+        with pytest.raises(SessionError, match="nothing is overwritten"):
+            render(reel, 10, out)
+        assert out.read_bytes() == whole and len(whole) > 1000
+        out.unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(Reel, "frame", lambda self, number: np.zeros((32 // (number % 20 != 0), 32, 3), np.uint8))
+            with pytest.raises(ZeroDivisionError):
+                render(reel, 10, out)
+    assert sorted(tmp_path.iterdir()) == sorted([*precious, tmp_path / "link.mp4"])
+    assert all(path.read_text() == "precious" for path in precious)
+
+
+def test_a_tape_that_was_cut_is_shown_as_far_as_it_goes(walk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (walk / "tape.jsonl").read_text().splitlines(keepends=True)
+    for kept, said in ((39, ""), (20, f"The tape of {walk} is cut: it ends after 20 of 40 frames.\n")):
+        (walk / "tape.jsonl").write_text("".join(lines[:kept]) + '["forw')
+        assert main.main(["replay", str(walk), "--video", str(tmp_path / f"{kept}.mp4")]) == (2 if said else 0)
+        assert capsys.readouterr().err == said
+        with av.open(str(tmp_path / f"{kept}.mp4")) as container:
+            assert len(list(container.decode(video=0))) == kept
 
 
 def test_the_meter_fills_as_two_pictures_diverge() -> None:
