@@ -106,10 +106,10 @@ class Bench:
 
     def run(self) -> int:
         """Measure and print."""
-        from game import reaction
+        from game import cost, reaction
         from world_model.evaluation.bench import run
 
-        return run(**asdict(self), key_to_photon=reaction.measure)
+        return run(**asdict(self), key_to_photon=reaction.measure, recording=cost.measure)
 
 
 @dataclass(frozen=True)
