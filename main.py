@@ -235,7 +235,7 @@ class Train:
     stage: Literal["autoencoder", "student", "distill", "judge", "all"] = "all"
     """Which part to train."""
     data: Path | None = None
-    """Folder that `collect` wrote; else runs/WORLD/data."""
+    """Folder that `collect` wrote, or one of recorded sessions; else runs/WORLD/data."""
     out: Path | None = None
     """Folder for checkpoints and sample pictures; else runs/WORLD."""
     world_file: Path | None = None
