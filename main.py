@@ -106,10 +106,10 @@ class Bench:
 
     def run(self) -> int:
         """Measure and print."""
-        from game import reaction
+        from game import cost, reaction
         from world_model.evaluation.bench import run
 
-        return run(**asdict(self), key_to_photon=reaction.measure)
+        return run(**asdict(self), key_to_photon=reaction.measure, recording=cost.measure)
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class Train:
     stage: Literal["autoencoder", "student", "distill", "judge", "all"] = "all"
     """Which part to train."""
     data: Path | None = None
-    """Folder that `collect` wrote; else runs/WORLD/data."""
+    """Folder that `collect` wrote, or one of recorded sessions; else runs/WORLD/data."""
     out: Path | None = None
     """Folder for checkpoints and sample pictures; else runs/WORLD."""
     world_file: Path | None = None
@@ -286,7 +286,7 @@ COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in KI
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 something asked for is not right, 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 1 a comparison failed, 2 something asked for is not right, 130 interrupted."""
     try:
         return parse(sys.argv[1:] if argv is None else argv).run()
     except SystemExit as leave:  # the help has been printed

@@ -7,7 +7,7 @@ loads counts as soon as it is there. The window presses and releases, the genera
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,10 @@ class Held:
 class Player(Protocol):
     """Whoever plays: hands on a keyboard, or a tape."""
 
+    @property
+    def keys(self) -> Mapping[str, tuple[str, ...]]:
+        """The keys that ask for the actions of the world being played, by action; empty without hands."""
+
     def bind(self, actions: Iterable[ActionSpec]) -> None:
         """Learn the actions of the world about to be played."""
 
@@ -43,6 +47,7 @@ class Keyboard:
     def __init__(self, layout: Layout | None = None) -> None:
         self.layout = layout or Layout()
         self._lock = threading.Lock()
+        self._actions: tuple[ActionSpec, ...] = ()
         self._order: tuple[str, ...] = ()
         self._bound: dict[int, str] = {}
         self._down: set[int] = set()
@@ -59,8 +64,13 @@ class Keyboard:
         bindings(actions)  # a card that is wrong is refused, whatever the player chose
         bound = bindings(self.layout.of(actions))
         with self._lock:
-            self._order, self._bound = tuple(action.name for action in actions), bound
+            self._actions, self._order, self._bound = actions, tuple(action.name for action in actions), bound
             self._input_s = None
+
+    @property
+    def keys(self) -> Mapping[str, tuple[str, ...]]:
+        """The keys of every action, as bound now."""
+        return {bound.name: bound.keys for bound in self.layout.of(self._actions)}
 
     def binds(self, scancode: int) -> bool:
         """Tell whether the world gives this key a meaning."""

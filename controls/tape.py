@@ -1,6 +1,6 @@
 """A tape plays in place of hands: the actions of each tick, one list of names after the other."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from controls.keyboard import Held, Player
 from controls.keys import ActionSpec
@@ -8,6 +8,8 @@ from controls.keys import ActionSpec
 
 class Nobody:
     """Holds no key, for ever."""
+
+    keys: Mapping[str, tuple[str, ...]] = {}
 
     def bind(self, actions: Iterable[ActionSpec]) -> None:
         """Nobody needs to know the actions."""
@@ -24,6 +26,11 @@ class Tape:
         self._ticks = iter(ticks)
         self._then = then
         self._known: set[str] | None = None  # actions of the world being played
+
+    @property
+    def keys(self) -> Mapping[str, tuple[str, ...]]:
+        """Those of the player who plays on."""
+        return self._then.keys if self._then else {}
 
     def bind(self, actions: Iterable[ActionSpec]) -> None:
         """A tape is in its world's own words: what another world does not know is left out there."""

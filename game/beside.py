@@ -16,13 +16,15 @@ class Beside:
         self._threads: list[threading.Thread] = []
 
     def do(self, work: Callable[[], str]) -> None:
-        """Begin work that returns what to tell, or nothing; a ValueError or OSError is told instead."""
+        """Begin work that returns what to tell, or nothing; a ValueError is told instead, and where an OSError said no."""
 
         def attempt() -> None:
             try:
                 sentence = work()
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 sentence = str(error)
+            except OSError as error:
+                sentence = f"Cannot write {error.filename}: {error.strerror}."
             if sentence:
                 self._tell(sentence)
 

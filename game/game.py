@@ -32,6 +32,7 @@ from world_model.prompts import Prompt
 
 CLIP_S = 30
 NO_STATES = "In a world of words a session begins at its start: restart while you record"
+NO_SLOTS = "A world of words is not rewound or kept in slots: its states take gigabytes"
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,8 @@ class Game:
             if on and not self._rewinding:
                 self._went_back = 0
                 self._rewinding = self.world is not None and not self.world.card.parts
+                if self.world and not self._rewinding:
+                    self._screen.tell(NO_SLOTS)
             elif not on and self._rewinding:
                 self._rewinding = False
                 self._orders.append(self._land)
@@ -369,9 +372,8 @@ class Game:
 
     def _beginning(self, moment: Moment | None = None) -> Beginning:
         """Return what a session begins with that begins at a moment, by default the newest."""
-        moment, stream = moment or self._history.newest, self._stream
-        save_state = None if moment is self._origin else lambda path: stream.save(path, moment.saved)
-        return Beginning(moment, (self.world, self.seed, self.start, self.rollback), save_state)
+        moment = moment or self._history.newest
+        return Beginning(moment, (self.world, self.seed, self.start, self.rollback, self._player.keys), self._stream.save, moment is self._origin)
 
     def _record(self, world: World, recordings: Recordings) -> None:
         if recordings.recorded:
@@ -383,15 +385,23 @@ class Game:
 
     def _clip(self, world: World, recordings: Recordings) -> None:
         first, *moments = self._history.last(round(CLIP_S * world.card.fps / len(self._history.newest.block)) + 1)
-        if moments and (first.saved or first is self._origin):
+        if not moments:
+            self._screen.tell("Nothing has been played yet that a clip could hold")
+        elif first.saved or first is self._origin:
             recordings.clip(self._beginning(first), moments, world.card.fps)
+        else:
+            self._screen.tell(NO_STATES)
 
     def _save(self, world: World, recordings: Recordings) -> None:
         if saved := self._history.newest.saved:
             self.slots.save(world, self._stream, saved)
+        else:
+            self._screen.tell(NO_SLOTS)
 
     def _load(self, world: World, recordings: Recordings) -> None:
-        if saved := self.slots.load(world, self._stream):
+        if world.card.parts:
+            self._screen.tell(NO_SLOTS)
+        elif saved := self.slots.load(world, self._stream):
             self._begin(world, saved)
             recordings.go_on(self._beginning(), branched=False)
 

@@ -47,7 +47,6 @@ class History:
         self.max_bytes = max_bytes
         self.num_bytes = 0
         self._moments: deque[tuple[Moment, int]] = deque()
-        self._known: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._moments)
@@ -59,8 +58,10 @@ class History:
 
     def add(self, moment: Moment) -> None:
         """Remember a moment, and forget the oldest while they need too much memory."""
-        before, self._known = self._known, set()
-        size = moment.block.nbytes + weigh(moment.saved, before, self._known)
+        before: set[int] = set()
+        if self._moments:
+            weigh(self.newest.saved, set(), before)
+        size = moment.block.nbytes + weigh(moment.saved, before, set())
         self._moments.append((moment, size))
         self.num_bytes += size
         while self.num_bytes > self.max_bytes and len(self._moments) > 1:
@@ -71,6 +72,15 @@ class History:
         if len(self._moments) > 1:
             self.num_bytes -= self._moments.pop()[1]
         return self.newest
+
+    def cut(self, number: int) -> None:
+        """Forget the moments after that number."""
+        while self._moments and self.newest.number > number:
+            self.num_bytes -= self._moments.pop()[1]
+
+    def find(self, number: int) -> Moment | None:
+        """Return the newest moment of that number or an earlier one; None if there is none."""
+        return next((moment for moment, _ in reversed(self._moments) if moment.number <= number), None)
 
     def last(self, count: int) -> list[Moment]:
         """Return the newest moments, at most so many, oldest first."""

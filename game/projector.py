@@ -1,8 +1,8 @@
 """A session shown in the window: pause, step, seek, speed, and play on from any frame.
 
 The recorded video can be shown at any speed at once. To play on from one of its frames the state of the stream at that frame is needed, so a thread
-makes the frames again beside the show and stays just ahead of it; the player who takes over rarely waits for more than the world to load. Frames that
-are made again in another world, or beside the video, cannot be faster than this machine makes them.
+makes the frames again beside the show and stays just ahead of it; from where the viewer has gone it begins at the nearest of the states that were recorded
+every twenty seconds. Frames that are made again in another world, or beside the video, cannot be faster than this machine makes them.
 """
 
 import threading
@@ -63,7 +63,7 @@ class Projector:
         self._told = threading.Condition()
         self._paused = self._stopped = self._taken = False
         self._number, self._asked = 0, 1  # the frame on the screen, and the one that shall be
-        self._picture: Picture
+        self._picture: Picture | None = None
         self._speed = SPEEDS.index(1)
         self._pace: Pace | None = None
         self._reel: Reel | None = None
@@ -207,6 +207,8 @@ class Projector:
 
     def _show(self, number: int) -> None:
         assert self._reel, "the reel is open"
+        if self._reel.rerun and not self._travel(self._reel.rerun, number, lambda: self._stopped or self._asked != number):
+            return
         picture = Picture(self._reel.frame(number), number, self._ticks[number - 1].actions)
         self._number, self._picture = number, picture
         self._screen.show(picture)
@@ -220,7 +222,7 @@ class Projector:
                 with self._rerunning:
                     behind = rerun.number < min(len(rerun), self._number + LEAD_S * self._session.facts.fps)
                     if behind:
-                        rerun.advance()
+                        next(rerun.approach(max(self._number, rerun.number + 1)))
                 if not behind:
                     with self._told:
                         self._told.wait(POLL_S)
@@ -242,13 +244,31 @@ class Projector:
             self._screen.tell("A world of words is played on from its start only")
             return None
         with self._rerunning:
-            for reached in self._rerun.approach(number):
-                self._wait_for(f"Getting there, frame {reached} of {number}")
-                if self._stopped:
-                    return None
+            if not self._travel(self._rerun, number, lambda: self._stopped):
+                return None
             saved, digest = self._rerun.stream.snapshot(), frame_digest(self._rerun.screen)
-        return self._play_on(self._rerun, Branch(saved, {"session": self._session.directory.name, "frame": number, "digest": digest}))
+        recorded = self._recorded_digest(number) or digest
+        if recorded != digest:
+            self._screen.tell("This is not the recorded frame: the world or the machine is another")
+        return self._play_on(self._rerun, Branch(saved, {"session": self._session.directory.name, "frame": number, "digest": recorded}))
+
+    def _recorded_digest(self, number: int) -> str | None:
+        try:
+            return self._session.digests()[number - 1]
+        except (ValueError, IndexError):  # it can be played on from all the same
+            return None
+
+    def _travel(self, rerun: Rerun, number: int, given_up: Callable[[], bool]) -> bool:
+        """Make frames again up to a number, and say how far that is; return whether it was reached."""
+        for reached in rerun.approach(number):
+            if number - reached > self._session.facts.fps:
+                self._wait_for(f"Getting there, frame {reached} of {number}")
+            if given_up():
+                break
+        self._progress = ""
+        return rerun.number == number
 
     def _wait_for(self, progress: str) -> None:
         self._progress = progress
-        self._screen.show(self._picture)
+        if self._picture:
+            self._screen.show(self._picture)

@@ -6,22 +6,27 @@ screen. When writing fails (full disk, removed folder), the player is told in on
 the game goes on.
 """
 
+import itertools
 import os
 import platform
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from game.history import Moment
-from world_model.session import SessionWriter, frame_digest
+from world_model.machine import processor
+from world_model.session import SessionError, SessionWriter, frame_digest
 
 QUEUE_FRAMES = 64
 MEASURED_FRAMES = 16
-PACKAGES = ("torch", "numpy", "pygame-ce", "av")
+STATE_S = 20  # so long after one state the next is kept
+PACKAGES = ("rolling-worlds", "torch", "numpy", "pygame-ce", "av")
+
+SaveState = Callable[[Path, Any], None]
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,12 @@ class Recorder:
     Args:
         open_writer: begins the session; called in the worker.
         began: the moment that the session begins with; its first frame is the one after.
+        save_state: writes what a moment has saved to a path.
         tell: called once, from the worker, with a sentence for the player if recording fails.
     """
 
-    def __init__(self, open_writer: Callable[[], SessionWriter], began: Moment, tell: Callable[[str], None]) -> None:
-        self._open_writer, self._began, self._tell = open_writer, began, tell
+    def __init__(self, open_writer: Callable[[], SessionWriter], began: Moment, save_state: SaveState, tell: Callable[[str], None]) -> None:
+        self._open_writer, self._began, self._save_state, self._tell = open_writer, began, save_state, tell
         self._writer: SessionWriter | None = None
         self._queue: queue.Queue[Moment | None] = queue.Queue(QUEUE_FRAMES)
         self._failed = False
@@ -95,7 +101,7 @@ class Recorder:
 
     def _write(self, moment: Moment) -> None:
         assert self._writer, "nothing is written after a failure"
-        write(self._writer, moment, self._began)
+        write(self._writer, moment, self._began, self._save_state)
         self.recorded = Recorded(self._writer.num_frames, self.recorded.num_bytes)
         if self._writer.num_frames % MEASURED_FRAMES < len(moment.block):
             self._measure()
@@ -115,17 +121,27 @@ class Recorder:
             self._failed = True
 
 
-def write(writer: SessionWriter, moment: Moment, began: Moment) -> None:
-    """Append the frames of a moment to a session that began with another; what happened once for all of them stands with the first."""
+def write(writer: SessionWriter, moment: Moment, began: Moment, save_state: SaveState) -> None:
+    """Append the frames of a moment to a session that began with another, and every twenty seconds its state.
+
+    What happened once for all of the frames stands with the first.
+    """
     input_s, flip_s = (None if time is None else round(time - began.made_s, 4) for time in (moment.input_s, moment.flip_s))
     once = (moment.rollback, moment.prompt, input_s, flip_s)
     for frame in moment.block:
         writer.append(frame, moment.actions, *once)
         once = (0, moment.prompt, None, None)
+    if moment.saved and writer.num_frames % max(1, round(STATE_S * writer.fps)) < len(moment.block):
+        writer.keep_state(lambda path: save_state(path, moment.saved))
 
 
-def session_header(world: Any, seed: int, start: int, rollback: int, parent: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the facts that a session of `world` begins with; `rollback` is the wanted one, the tape says what was done."""
+def session_header(
+    world: Any, seed: int, start: int, rollback: int, keys: Mapping[str, Sequence[str]], parent: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the facts that a session of `world` begins with.
+
+    `rollback` is the wanted one, the tape says what was done; `keys` are those that the player has for the actions, and where he has none the card's count.
+    """
     card = world.card
     return {
         "source": "play",
@@ -140,26 +156,35 @@ def session_header(world: Any, seed: int, start: int, rollback: int, parent: Map
         "width": card.width,
         "height": card.height,
         "actions": [action.name for action in card.actions],
-        "keys": {action.name: list(action.keys) for action in card.actions},
-        **surroundings(),
+        "keys": {action.name: list(keys.get(action.name, action.keys)) for action in card.actions},
+        **surroundings(world),
     }
 
 
-def surroundings() -> dict[str, Any]:
-    """Return the versions and the machine that frames depend on."""
+def surroundings(world: Any) -> dict[str, Any]:
+    """Return the versions, the machine and the device that frames depend on."""
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "machine": {"system": platform.platform(), "processor": processor(), "cores": os.cpu_count()},
+        **({"device": str(world.device)} if hasattr(world, "device") else {}),
     }
 
 
-def next_folder(directory: Path) -> Path:
-    """Return `directory`, or if it is taken the first free one of ``directory-2``, ``directory-3`` ..."""
-    number, free = 1, directory
-    while free.exists():
-        number += 1
-        free = directory.with_name(f"{directory.name}-{number}")
-    return free
+def new_folder(directory: Path) -> Path:
+    """Make `directory`, or if it is taken the first free one of ``directory-2``, ``directory-3`` ...; nobody else gets the same.
+
+    Raises:
+        SessionError: none can be made.
+    """
+    for number in itertools.count(1):
+        folder = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except OSError as error:
+            if not os.path.lexists(folder):
+                raise SessionError(f"Cannot record into {folder}: {error.strerror}.") from error
+    raise AssertionError("numbers do not end")
 
 
 def _version(package: str) -> str | None:

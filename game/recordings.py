@@ -4,7 +4,6 @@ A session holds one unbroken stream. So when the player restarts, rewinds, loads
 the next one begins, in a folder of its own; after a rewind it names the one before as its parent.
 """
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from game.beside import Beside
 from game.history import Moment
-from game.recorder import Recorded, Recorder, next_folder, session_header, write
+from game.recorder import Recorded, Recorder, SaveState, new_folder, session_header, write
 from world_model.session import SessionWriter
 
 
@@ -23,16 +22,19 @@ class Beginning:
     Attributes:
         moment: the first frame of the session is the one after.
         facts: the arguments of `session_header`, without a parent.
-        save_state: writes the moment's state to a path; None at a start of the world, which needs none.
+        save_state: writes what a moment has saved to a path.
+        at_start: whether the moment is a start of the world, which is found again without its state.
     """
 
     moment: Moment
-    facts: tuple[Any, int, int, int]
-    save_state: Callable[[Path], None] | None
+    facts: tuple[Any, int, int, int, Mapping[str, Sequence[str]]]
+    save_state: SaveState
+    at_start: bool
 
     def open(self, directory: Path, parent: Mapping[str, Any] | None = None) -> SessionWriter:
         """Begin to write the session into a new folder; raise `SessionError` or `StateError` if that cannot be."""
-        return SessionWriter(directory, session_header(*self.facts, parent), save_state=self.save_state)
+        save = None if self.at_start else lambda path: self.save_state(path, self.moment.saved)
+        return SessionWriter(directory, session_header(*self.facts, parent), save_state=save)
 
 
 class Recordings:
@@ -47,7 +49,6 @@ class Recordings:
         self.folder, self._tell = folder, tell
         self._beside = Beside(tell)
         self._current: Recorder | None = None
-        self._naming = threading.Lock()  # two clips at once must not choose the same name
 
     @property
     def recorded(self) -> Recorded | None:
@@ -58,12 +59,12 @@ class Recordings:
     def begin_at_once(self, beginning: Beginning) -> None:
         """Record into the folder itself; raise `SessionError` here and now if that cannot be."""
         writer = beginning.open(self.folder)
-        self._current = Recorder(lambda: writer, beginning.moment, self._tell)
+        self._current = Recorder(lambda: writer, beginning.moment, beginning.save_state, self._tell)
 
     def begin(self, beginning: Beginning, parent: Mapping[str, Any] | None = None) -> None:
         """Record into the next free folder."""
         folder = self.folder
-        self._current = Recorder(lambda: beginning.open(next_folder(folder), parent), beginning.moment, self._tell)
+        self._current = Recorder(lambda: beginning.open(new_folder(folder), parent), beginning.moment, beginning.save_state, self._tell)
 
     def go_on(self, beginning: Beginning, *, branched: bool) -> None:
         """If a session is being recorded, end it and record into the next folder; `branched` if the beginning may be a moment of it."""
@@ -73,9 +74,9 @@ class Recordings:
 
         def open_next() -> SessionWriter:
             previous.close()
-            return beginning.open(next_folder(folder), previous.parent(beginning.moment) if branched else None)
+            return beginning.open(new_folder(folder), previous.parent(beginning.moment) if branched else None)
 
-        self._current = Recorder(open_next, beginning.moment, self._tell)
+        self._current = Recorder(open_next, beginning.moment, beginning.save_state, self._tell)
 
     def finish(self, fps: float) -> None:
         """End the session being recorded."""
@@ -94,11 +95,9 @@ class Recordings:
         folder = self.folder.with_name(self.folder.name + "-clip")
 
         def save() -> str:
-            with self._naming:
-                opened = beginning.open(next_folder(folder))
-            with opened as writer:
+            with beginning.open(new_folder(folder)) as writer:
                 for moment in moments:
-                    write(writer, moment, beginning.moment)
+                    write(writer, moment, beginning.moment, beginning.save_state)
             return f"Saved the last {writer.num_frames / fps:.0f} s in {writer.directory}"
 
         self._beside.do(save)

@@ -1,18 +1,20 @@
 """The pictures of a session: as recorded, as made again, or both side by side. Any frame at any time; frames are numbered from 1."""
 
 import math
+import sys
 from collections import deque
 from collections.abc import Iterator
 
 import av
 import numpy as np
 
-from game.history import MAX_BYTES, weigh
+from game.history import MAX_BYTES, History, Moment, weigh
 from game.stage import World
 from world_model.psnr import psnr_db
 from world_model.session import Session, SessionError, Tick
 
 KEPT_STATES = 64
+LATEST_BYTES = 64 << 20
 METER_PIXELS = 4
 SAME_DB, STRANGE_DB = 40.0, 10.0  # where the divergence meter is empty and full; the video of a session lies at some 43 dB from its frames
 GROUND, LIT = (12, 13, 16), (255, 188, 92)
@@ -26,13 +28,14 @@ class Film:
     """
 
     def __init__(self, session: Session) -> None:
-        self._session, path = session, str(session.file("video.mp4"))
+        self._session = session
         try:
-            with av.open(path) as container:
+            with session.open_video() as container:
                 self._times = sorted(packet.pts for packet in container.demux(video=0) if packet.pts is not None)
-            self._container = av.open(path)
+            self._container = session.open_video()
         except (av.FFmpegError, OSError, IndexError) as error:
             raise SessionError(f"The video of {session.directory} cannot be read: {error}.") from error
+        self._times = self._times[: len(session.ticks())]  # a killed process may leave a frame without its line
         if not self._times:
             raise SessionError(f"The video of {session.directory} holds no frame; --world or --verify make the frames again from the tape.")
         self._frames: Iterator[av.VideoFrame] = iter(())
@@ -59,18 +62,20 @@ class Film:
 class Rerun:
     """The frames of a session made again from its header and tape.
 
-    To go back it keeps up to 64 states along the way, as many as fit into 256 MB but at least the first, and starts from the nearest.
+    To go back it keeps up to 64 states along the way, as many as fit into 256 MB but at least the first, and those after the last frames, up to 64 MB;
+    it starts from the nearest.
 
     Args:
         world: where; the one that the session was recorded in, or another.
         session: its state is taken up in its own world; another world begins with the picture of that state.
         ticks: its tape; a rollback is as deep as the tape says, however fast this machine is.
+        recorded_states: start from those that the session keeps, too, if this is its world: sooner there, but then not every frame is made again.
 
     Raises:
         ValueError: the session does not fit this world.
     """
 
-    def __init__(self, world: World, session: Session, ticks: list[Tick]) -> None:
+    def __init__(self, world: World, session: Session, ticks: list[Tick], *, recorded_states: bool = False) -> None:
         self.world, self.number = world, 0
         self._ticks, self._deepest = ticks, world.card.max_rollback
         self._prompts = session.prompts()
@@ -95,6 +100,8 @@ class Rerun:
         kept = max(1, min(KEPT_STATES, MAX_BYTES // max(1, weigh(first, set(), set()))))
         self._spacing = max(1, math.ceil(len(ticks) / kept))
         self._kept = {0: first}
+        self._latest = History(LATEST_BYTES)
+        self._recorded = session.states_between() if recorded_states and world.sha256 == session.facts.world_sha256 else {}
 
     def __len__(self) -> int:
         return len(self._ticks)
@@ -110,16 +117,30 @@ class Rerun:
             self._block.extend(frames if frames.ndim == 4 else [frames])
         self.screen = self._block.popleft()
         self.number += 1
-        if not self._block and self.number >= max(self._kept) + self._spacing:
-            self._kept[self.number] = self.stream.snapshot()
+        if not self._block and not self.world.card.parts:
+            state = self.stream.snapshot()
+            if self.number >= max(self._kept) + self._spacing:
+                self._kept[self.number] = state
+            self._latest.add(Moment(self.screen[None], self.number, 0.0, state))
         return self.screen
 
     def approach(self, number: int) -> Iterator[int]:
         """Go to a frame, yielding every number on the way."""
         nearest = max(kept for kept in self._kept if kept <= number)
-        if not nearest <= self.number <= number:
-            self.stream.restore(self._kept[nearest])
+        state, latest = self._kept[nearest], self._latest.find(number)
+        if latest and latest.number > nearest:
+            nearest, state = latest.number, latest.saved
+        recorded = max((frame for frame in self._recorded if frame <= number), default=0)
+        here = self.number if self.number <= number else 0
+        if recorded > max(nearest, here):
+            try:
+                nearest, state = recorded, self.stream.load(self._recorded[recorded])
+            except ValueError:  # the tape leads there as well
+                del self._recorded[recorded]
+        if nearest > here or self.number > number:
+            self.stream.restore(state)
             self._block.clear()
+            self._latest.cut(nearest)
             screen = self.stream.screen
             self.screen, self.number = screen[-1] if screen.ndim == 4 else screen, nearest
         while self.number < number:
@@ -153,6 +174,17 @@ class Reel:
             raise SessionError(f"Frames of {left.shape[1]} x {left.shape[0]} cannot be compared with frames of {right.shape[1]} x {right.shape[0]}.")
         self.psnr_db = psnr_db(left, right)
         return side_by_side(left, right, self.psnr_db)
+
+
+def counted(total: int) -> Iterator[int]:
+    """Count from 1 to a total; a terminal is told where."""
+    watched = sys.stderr.isatty()
+    for number in range(1, total + 1):
+        if watched:
+            print(f"\x1b[Kframe {number} of {total}", end="\r", file=sys.stderr, flush=True)
+        yield number
+    if watched:
+        print("\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, psnr_db: float) -> np.ndarray:

@@ -5,6 +5,7 @@ Importing this module is cheap: pygame and the world model come in when the repl
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from world_model.session import Session, Tick
 
 
+DIFFERS = 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReplayConfig:
     """What to replay and how."""
 
     verify: bool = False
-    """Make every frame again and compare it with the recording."""
+    """Make every frame again and compare it with the recording; exit code 0 if all are the same bit for bit, 1 if not, 2 if that cannot be said."""
     world: str | None = None
     """Play the tape in another world: a name, or the path of a world file."""
     split: bool = False
@@ -54,10 +58,15 @@ def replay(directory: Path, config: ReplayConfig) -> int:
     if not ticks:
         raise ValueError(f"The session {directory} holds no frame.")
     if config.verify:
-        from game.verify import verify
+        from game.verify import DiffersError, verify
 
-        print(verify(session, _rerun(session, ticks, config)))
-    elif config.video or config.gif:
+        try:
+            print(verify(session, _rerun(session, ticks, config)))
+        except DiffersError as differs:
+            print(differs, file=sys.stderr)
+            return DIFFERS
+        return 0
+    if config.video or config.gif:
         from game.render import render_gif, render_video
 
         if config.video:
@@ -66,7 +75,19 @@ def replay(directory: Path, config: ReplayConfig) -> int:
             render_gif(_reel(session, ticks, config), session.facts.fps, config.gif)
     else:
         _in_window(session, ticks, config)
+    if cut := _cut(session, ticks):
+        print(cut, file=sys.stderr)
+        return 2
     return 0
+
+
+def _cut(session: "Session", ticks: "list[Tick]") -> str:
+    """Say that frames were recorded for which the tape has no line; a process that was killed may leave one."""
+    try:
+        recorded = len(session.digests())
+    except ValueError:  # nobody can tell
+        return ""
+    return f"The tape of {session.directory} is cut: it ends after {len(ticks)} of {recorded} frames." if recorded > len(ticks) + 1 else ""
 
 
 def _in_window(session: "Session", ticks: "list[Tick]", config: ReplayConfig) -> None:
@@ -88,7 +109,12 @@ def _in_window(session: "Session", ticks: "list[Tick]", config: ReplayConfig) ->
             game = GameConfig(session.facts.seed, start, record=session.directory, own_folder=user_folder())
             return Game(lambda: rerun.world, keyboard, mailbox, game, branch=branch)
 
-        return Projector(session, ticks, lambda: _reel(session, ticks, config), lambda: _rerun(session, ticks, config), play_on, mailbox)
+        def rerun() -> "Rerun":
+            return _rerun(session, ticks, config, recorded_states=True)
+
+        if cut := _cut(session, ticks):
+            mailbox.tell(cut)
+        return Projector(session, ticks, lambda: _reel(session, ticks, config), rerun, play_on, mailbox)
 
     window = WindowConfig(session.directory.name, screenshots=user_folder() / "screenshots")
     Window(project, keyboard, window, gate=open_gate(config.device, config.dtype)).run()
@@ -101,7 +127,7 @@ def _reel(session: "Session", ticks: "list[Tick]", config: ReplayConfig) -> "Ree
     return Reel(film, _rerun(session, ticks, config) if config.split or config.world else None)
 
 
-def _rerun(session: "Session", ticks: "list[Tick]", config: ReplayConfig) -> "Rerun":
+def _rerun(session: "Session", ticks: "list[Tick]", config: ReplayConfig, *, recorded_states: bool = False) -> "Rerun":
     from game import play
     from game.reel import Rerun
     from world_model.card import find_world
@@ -120,4 +146,4 @@ def _rerun(session: "Session", ticks: "list[Tick]", config: ReplayConfig) -> "Re
             )
     dtype = config.dtype if config.dtype != "auto" else facts.dtype or "auto"
     _, load = play.enter(config.world or facts.world or "", config.device, dtype, parts=config.parts)
-    return Rerun(load(), session, ticks)
+    return Rerun(load(), session, ticks, recorded_states=recorded_states)

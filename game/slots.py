@@ -46,7 +46,7 @@ class Slots:
             if path.exists():
                 return stream.load(path)
             self._tell(f"Slot {self.chosen} is empty")
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             self._tell(str(error))
         return None
 

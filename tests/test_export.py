@@ -12,8 +12,8 @@ from toy_world import CARD, ToyWorld
 
 import main
 from game.game import Game
-from world_model.session import Session
-from world_model.training.data import Clips
+from world_model.session import Session, SessionError, SessionWriter
+from world_model.training.data import Clips, train_and_held_out
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,17 @@ def test_played_sessions_train_a_world(played: Path) -> None:
         for row, (frame, actions) in enumerate(zip(Session(played / directory).frames(), Session(played / directory).tape(), strict=False)):
             assert np.array_equal(clips.frames[first + row], frame)
             assert clips.actions[first + row].tolist() == [float(name in actions) for name in clips.vocabulary]
+
+
+def test_training_reads_a_folder_of_recordings(played: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, held_out = train_and_held_out(played)
+    assert (train.bounds.tolist(), held_out.bounds.tolist()) == ([0, 20, 38], [0, 20])
+    assert np.array_equal(held_out.frames[7], list(Session(played / "z").frames())[7])
+    capsys.readouterr()
+    assert "other actions or another frame size than maze" in refused(capsys, "train", "maze", "--data", str(played), "--out", str(tmp_path))
+    Person({}).play(ToyWorld(), tmp_path, 3, record=tmp_path / "one" / "only")
+    with pytest.raises(SessionError, match="record at least two"):
+        train_and_held_out(tmp_path / "one")
 
 
 def test_arrays_hold_what_was_recorded(played: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,6 +71,14 @@ def test_sessions_that_do_not_fit_together_are_no_data_set(played: Path, tmp_pat
     (tmp_path / "slow" / "header.json").write_text(json.dumps({**header, "fps": 5.0}))
     arguments = ("export", str(played), str(tmp_path / "slow"), "--format", "lerobot", "--out", str(tmp_path / "out"))
     assert "another size, speed or other actions" in refused(capsys, *arguments)
+
+
+def test_a_session_of_words_is_no_lerobot_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pyarrow")
+    with SessionWriter(tmp_path / "words", {"fps": 16.0, "width": 16, "height": 16, "actions": []}) as writer:
+        writer.append(np.zeros((16, 16, 3), np.uint8), [], prompt="rain")
+    arguments = ("export", str(tmp_path / "words"), "--format", "lerobot", "--out", str(tmp_path / "out"))
+    assert "has no actions" in refused(capsys, *arguments)
 
 
 def test_without_pyarrow_there_is_one_sentence(played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

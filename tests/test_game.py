@@ -18,7 +18,7 @@ from game.mailbox import Mailbox, Picture
 from game.meters import KeyToPhoton, Speed, Speedometer, percentile
 from game.pacing import SLACK, Pace
 from game.play import NullScreen
-from game.recorder import QUEUE_FRAMES, next_folder
+from game.recorder import QUEUE_FRAMES, new_folder
 from world_model.session import Session, SessionError, SessionWriter, frame_digest
 
 PERIOD = 1 / CARD.fps
@@ -280,7 +280,7 @@ def test_a_restart_goes_on_recording_in_a_folder_beside(tmp_path: Path) -> None:
     sessions = [Session(tmp_path / "walk"), Session(tmp_path / "walk-2")]
     assert [len(session.tape()) for session in sessions] == [3, 2]
     assert [session.header["seed"] for session in sessions] == [0, 1]
-    assert next_folder(tmp_path / "walk") == tmp_path / "walk-3"
+    assert new_folder(tmp_path / "walk") == tmp_path / "walk-3" and (tmp_path / "walk-3").is_dir()
 
 
 def test_a_failing_disk_is_told_once_and_the_game_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

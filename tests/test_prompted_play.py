@@ -15,7 +15,7 @@ from toy_world import CARD, ToyClock, ToyStream, ToyWorld
 import main
 from controls.keyboard import Keyboard
 from controls.tape import Nobody
-from game.game import Game, GameConfig
+from game.game import NO_SLOTS, Game, GameConfig
 from game.mailbox import Picture
 from game.play import NullScreen
 from game.prompt_line import PromptLine
@@ -200,7 +200,8 @@ def test_a_world_of_words_keeps_no_states_and_says_so(tmp_path: Path) -> None:
     screen.tell = told.append  # type: ignore[method-assign]
     game = Game(lambda: world, Nobody(), screen, GameConfig(frames=45, paced=False, own_folder=tmp_path), ToyClock())
     game.run()
-    assert sum(sentence.startswith("In a world of words") for sentence in told) == 2 and len(told) == 3
+    assert sum(sentence.startswith("In a world of words") for sentence in told) == 2 and len(told) == 5
+    assert told.count(NO_SLOTS) == 2, "of the rewind and of the slot"
     assert len(Session(tmp_path / "recordings" / "toy-clip").tape()) == 21 and not game.sign
 
 

@@ -24,8 +24,10 @@ from tiny import make_world
 
 import main
 from game.game import Game
-from game.recorder import surroundings
+from game.mailbox import Picture
+from game.projector import Projector
 from game.reel import Film, Reel, Rerun, side_by_side
+from game.render import render_gif, render_video
 from game.verify import verify
 from game.window import Window
 from world_model.psnr import psnr_db
@@ -109,6 +111,53 @@ def test_any_frame_can_be_made_again_from_any_other(tiny_world: World, recorded:
         assert frame_digest(rerun.frame(number)) == digests[number - 1] and rerun.number == number
 
 
+def ticks_to(rerun: Rerun, number: int) -> int:
+    """Go to a frame and return how many ticks that took."""
+    before = rerun.stream.frame
+    numbers = list(rerun.approach(number))
+    assert rerun.number == number and rerun.stream.frame - before in (len(numbers), number - before)
+    return len(numbers)
+
+
+def test_what_was_just_made_again_is_there_at_once(tiny_world: World, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A viewer watches a few seconds behind the thread that makes the frames again, and plays on without waiting."""
+    monkeypatch.setattr("game.reel.KEPT_STATES", 1)
+    rerun, digests = again(tiny_world, recorded / "walk"), Session(recorded / "walk").digests()
+    assert ticks_to(rerun, 38) == 38
+    for number, ticks in ((20, 0), (19, 0), (23, 4)):
+        assert ticks_to(rerun, number) == ticks and frame_digest(rerun.screen) == digests[number - 1]
+
+
+@pytest.fixture
+def with_states(tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A session of 40 frames that keeps its state after every tenth."""
+    monkeypatch.setattr("game.recorder.STATE_S", 10 / 17.5)
+    monkeypatch.setattr("game.reel.KEPT_STATES", 1)
+    Person({}, tape(40)).play(tiny_world, tmp_path, 40, record=tmp_path / "kept", seed=7, rollback=3)
+    return tmp_path / "kept"
+
+
+def test_recorded_states_lead_there_sooner(tiny_world: World, other_path: Path, with_states: Path) -> None:
+    session = Session(with_states)
+    digests, ticks = session.digests(), session.ticks()
+    assert sorted(session.states_between()) == [10, 20, 30, 40]
+    rerun = Rerun(tiny_world, session, ticks, recorded_states=True)
+    for number, made in ((25, 5), (40, 0), (13, 3), (3, 3)):
+        assert ticks_to(rerun, number) == made and frame_digest(rerun.screen) == digests[number - 1]
+    (with_states / "states" / "30.safetensors").write_bytes(b"no state")
+    assert ticks_to(Rerun(tiny_world, session, ticks, recorded_states=True), 35) == 35, "then from the beginning"
+    other = World.load(other_path, "cpu")
+    assert ticks_to(Rerun(other, session, ticks, recorded_states=True), 15) == 15, "states of another world are no use"
+
+
+def test_verifying_trusts_no_recorded_state(tiny_world: World, with_states: Path) -> None:
+    shutil.copy(with_states / "states" / "10.safetensors", with_states / "states" / "20.safetensors")
+    made, rerun = [], again(tiny_world, with_states)
+    tick = rerun.stream.tick
+    rerun.stream.tick = lambda *held, **how: made.append(1) or tick(*held, **how)  # type: ignore[method-assign, func-returns-value]
+    assert "all 40 frames" in verify(Session(with_states), rerun) and len(made) == 40
+
+
 def test_blocks_of_several_frames_come_out_again(tmp_path: Path) -> None:
     world = make_world(block_frames=2)
     world.save(tmp_path / "pairs.safetensors")
@@ -150,15 +199,18 @@ def test_verify_says_which_of_the_two_held(recorded: Path, tiny_world_path: Path
     lines = (here / "tape.jsonl").read_text().splitlines()
     lines[7] = '["turn_left", "turn_right", "forward"]'
     (here / "tape.jsonl").write_text("\n".join(lines) + "\n")
-    assert replay(here, tiny_world_path, "--verify") == 2
+    assert replay(here, tiny_world_path, "--verify") == 1
     said = capsys.readouterr()
     assert said.err.startswith(f"The session {here} is not bit-exact here: frame 8 of 12 is the first that differs, PSNR against the recorded video at worst ")
     assert said.out.splitlines()[0].startswith("frame 8: ") and said.out.splitlines()[0].endswith(" dB") and len(said.out.splitlines()) == 5
-    assert replay(here, other_path, "--verify") == 2
+    assert replay(here, other_path, "--verify") == 1
     assert "(this is not the world it was recorded in): frame 1 of 12" in capsys.readouterr().err
-    change(here, machine={"system": "another"}, versions=surroundings()["versions"])
+    change(here, machine={"system": "another"}, device="cuda:0")
+    assert replay(here, tiny_world_path, "--verify") == 1
+    assert "recorded with other machine and device): frame 8" in capsys.readouterr().err
+    (here / "tape.jsonl").write_text("\n".join(lines[:7]) + "\n")
     assert replay(here, tiny_world_path, "--verify") == 2
-    assert "recorded with other machine): frame 8" in capsys.readouterr().err
+    assert "has 7 frames on its tape but 12 digests; what both have is bit-exact" in capsys.readouterr().err
 
 
 def test_replays_are_rendered(recorded: Path, tiny_world_path: Path, other_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +223,40 @@ def test_replays_are_rendered(recorded: Path, tiny_world_path: Path, other_path:
         with Image.open(gif) as picture:
             assert getattr(picture, "n_frames", 1) > 30
         assert "exists" in refused(capsys, "replay", str(recorded / "walk"), "--video", str(out))
-    assert "no folder" in refused(capsys, "replay", str(recorded / "walk"), "--gif", str(tmp_path / "none" / "x.gif"))
+    assert "Cannot write" in refused(capsys, "replay", str(recorded / "walk"), "--gif", str(tmp_path / "none" / "x.gif"))
+
+
+def test_rendering_overwrites_nothing_and_leaves_nothing_half_made(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reel = Reel(Film(Session(recorded / "walk")), None)
+    precious = [tmp_path / name for name in ("out.mp4.part", "out.gif.part")]
+    for path in precious:
+        path.write_text("precious")
+    (tmp_path / "link.mp4").symlink_to("nowhere")
+    with pytest.raises(SessionError, match="exists"):
+        render_video(reel, 10, tmp_path / "link.mp4")
+    for out, render in ((tmp_path / "out.mp4", render_video), (tmp_path / "out.gif", render_gif)):
+        render(reel, 10, out)
+        whole = out.read_bytes()
+        with pytest.raises(SessionError, match="nothing is overwritten"):
+            render(reel, 10, out)
+        assert out.read_bytes() == whole and len(whole) > 1000
+        out.unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(Reel, "frame", lambda self, number: np.zeros((32 // (number % 20 != 0), 32, 3), np.uint8))
+            with pytest.raises(ZeroDivisionError):
+                render(reel, 10, out)
+    assert sorted(tmp_path.iterdir()) == sorted([*precious, tmp_path / "link.mp4"])
+    assert all(path.read_text() == "precious" for path in precious)
+
+
+def test_a_tape_that_was_cut_is_shown_as_far_as_it_goes(walk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (walk / "tape.jsonl").read_text().splitlines(keepends=True)
+    for kept, said in ((39, ""), (20, f"The tape of {walk} is cut: it ends after 20 of 40 frames.\n")):
+        (walk / "tape.jsonl").write_text("".join(lines[:kept]) + '["forw')
+        assert main.main(["replay", str(walk), "--video", str(tmp_path / f"{kept}.mp4")]) == (2 if said else 0)
+        assert capsys.readouterr().err == said
+        with av.open(str(tmp_path / f"{kept}.mp4")) as container:
+            assert len(list(container.decode(video=0))) == kept
 
 
 def test_the_meter_fills_as_two_pictures_diverge() -> None:
@@ -207,6 +292,13 @@ def link(directory: Path, name: str) -> None:
     (directory / name).symlink_to("/etc/hostname")
 
 
+def playlist(directory: Path) -> None:
+    """Make the video a text that names another file, which lies elsewhere."""
+    (directory / "video.mp4").rename(directory.with_name("elsewhere.mp4"))
+    (directory / "other.mp4").symlink_to(directory.with_name("elsewhere.mp4"))
+    (directory / "video.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
+
+
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "a header of 1 GB": (lambda d: header_of(d, 1 << 30), "larger than 1048576 bytes"),
     "no header": (lambda d: (d / "header.json").unlink(), "has no header.json"),
@@ -227,6 +319,9 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "a time that is none": (lambda d: (d / "tape.jsonl").write_text('{"actions":[],"flip_s":NaN}\n'), "line 1 is not"),
     "no video": (lambda d: (d / "video.mp4").unlink(), "has no video.mp4"),
     "a video of something else": (lambda d: (d / "video.mp4").write_bytes(b"video" * 1000), "cannot be read"),
+    "a video that is a list of others": (lambda d: playlist(d), "cannot be read"),
+    "a tape that is no file": (lambda d: ((d / "tape.jsonl").unlink(), os.mkfifo(d / "tape.jsonl")), "has no tape.jsonl, only a video"),
+    "a header that is no file": (lambda d: ((d / "header.json").unlink(), (d / "header.json").mkdir()), "has no header.json"),
     "a video of another size": (lambda d: change(d, width=64), "frames of 32 x 32, its header says otherwise"),
 }
 
@@ -372,6 +467,67 @@ def test_a_player_takes_over_and_the_new_session_names_its_parent(
     assert branch.facts.parent.digest == Session(walk).digests()[35]
     assert ("forward",) in branch.tape() and any(tick.flip_s for tick in branch.ticks())
     assert "is bit-exact" in verify(branch, again(tiny_world, branch.directory))
+
+
+class Viewer:
+    """Looks at a projector without a window, and acts on what is shown."""
+
+    def __init__(self, act: Callable[["Viewer"], None]) -> None:
+        self.act, self.told, self.numbers = act, list[str](), list[int]()
+        self.projector: Projector
+
+    def show(self, picture: Picture) -> None:
+        self.numbers.append(picture.number)
+        self.act(self)
+
+    def tell(self, sentence: str) -> None:
+        self.told.append(sentence)
+
+    def watch(self, directory: Path, rerun: Rerun, *, film: bool = True) -> Any:
+        """Watch a session to the end, and return the branch that was played on from."""
+        session = Session(directory)
+        reel = Reel(Film(session), None) if film else Reel(None, rerun)
+        self.projector = Projector(session, session.ticks(), lambda: reel, lambda: rerun, lambda rerun, branch: branch, self)  # type: ignore[arg-type, return-value]
+        return self.projector.run()
+
+
+def test_a_frame_that_comes_out_otherwise_is_told_when_played_on_from(walk: Path, tiny_world: World) -> None:
+    digests = Session(walk).digests()
+
+    def act(viewer: Viewer) -> None:
+        if viewer.numbers[-1] == 3:
+            viewer.projector.take_over()
+
+    same, other = Viewer(act), Viewer(act)
+    branch = same.watch(walk, again(tiny_world, walk))
+    assert branch.parent == {"session": "walk", "frame": 3, "digest": digests[2]} and not same.told
+    (walk / "digests.txt").write_text("\n".join([*digests[:2], "0" * 32, *digests[3:]]) + "\n")
+    branch = other.watch(walk, again(tiny_world, walk))
+    assert branch.parent["digest"] == "0" * 32, "the recorded one, by which the parent is found"
+    assert other.told == ["This is not the recorded frame: the world or the machine is another"]
+
+
+def test_a_session_whose_video_outlasts_its_tape_is_shown_to_the_end_of_its_tape(walk: Path, tiny_world: World) -> None:
+    lines = (walk / "tape.jsonl").read_text().splitlines(keepends=True)
+    (walk / "tape.jsonl").write_text("".join(lines[:39]))
+    viewer = Viewer(lambda viewer: viewer.projector.last() if viewer.projector.sign != "The end" else viewer.projector.stop())
+    assert viewer.watch(walk, again(tiny_world, walk)) is None and viewer.numbers[-1] == 39
+
+
+def test_a_long_way_is_told_and_can_be_left(walk: Path, tiny_world: World) -> None:
+    signs: list[str] = []
+
+    def act(viewer: Viewer) -> None:
+        signs.append(viewer.projector.sign)
+        if len(viewer.numbers) == 1:
+            viewer.projector.last()
+        elif signs[-1].startswith("Getting there, frame 5"):
+            viewer.projector.first()
+        elif not signs[-1]:
+            viewer.projector.stop()
+
+    assert Viewer(act).watch(walk, again(tiny_world, walk), film=False) is None
+    assert signs[1:5] == [f"Getting there, frame {number} of 40" for number in (2, 3, 4, 5)] and len(signs) == 6, "then it goes on from the first"
 
 
 def test_a_replay_in_another_world_is_made_as_it_is_shown(recorded: Path, other_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,6 +259,36 @@ def test_pause_step_restart_and_new_seed_by_key(tmp_path: Path) -> None:
     assert world.streams == [(0, 0), (0, 0), (1, 1)]
 
 
+def test_a_red_dot_is_shown_while_a_session_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, dots, flip = ToyWorld(FAST), list[bool](), pygame.display.flip
+
+    def count() -> None:
+        screen = pygame.display.get_surface()
+        assert screen
+        corner = screen.subsurface((screen.get_width() * 2 // 3, 0, screen.get_width() // 3, screen.get_height() // 4))
+        dots.append(bool((abs(pygame.surfarray.array3d(corner).astype(int) - theme.RECORDING) < 12).all(2).any()))
+        flip()
+
+    def story(window: Window) -> None:
+        until(lambda: len(world.asked) > 3)
+        assert not any(dots)
+        tap("f8")
+        until(lambda: dots[-1])
+        tap("up")
+        until(lambda: (FORWARD,) in world.asked)
+        tap("f8")
+        until(lambda: not dots[-1])
+
+    monkeypatch.setattr(pygame.display, "flip", count)
+    monkeypatch.chdir(tmp_path)
+    play_in_window(world, story, tmp_path)
+    ticks = Session(tmp_path / "recordings" / "toy").ticks()
+    times = [(tick.input_s, tick.flip_s) for tick in ticks if tick.actions == (FORWARD,)]
+    assert len(times) == 1 and times[0][0] is not None, "when the key went down"
+    assert times[0][1] is None or times[0][0] < times[0][1], "and when its frame was on the screen, if it was not passed over"
+    assert any(tick.flip_s for tick in ticks)
+
+
 def test_help_figures_scaling_full_screen_and_screenshots_by_key(tmp_path: Path) -> None:
     world = ToyWorld(FAST)
 

@@ -32,6 +32,8 @@ def write(sessions: list[Session], out: Path) -> int:
     except ImportError:
         raise SessionError("A LeRobot data set is written by pyarrow, which is not installed; run: pip install pyarrow.") from None
     facts = sessions[0].facts
+    if not facts.actions:
+        raise SessionError(f"The session {sessions[0].directory} was played with words and has no actions, which a LeRobot data set must have.")
     for session in sessions:
         if any(getattr(session.facts, name) != getattr(facts, name) for name in ("fps", "width", "height", "actions")):
             raise SessionError(f"The session {session.directory} has another size, speed or other actions than {sessions[0].directory}; export them apart.")

@@ -8,6 +8,7 @@ A session is a folder of append-only files, so a process that dies leaves everyt
 - ``video.mp4``     H.264 in fragments of one second
 - ``digests.txt``   one BLAKE2b digest per frame, of the raw RGB bytes
 - ``state.safetensors``  only for sessions that begin in mid-play: the state of the stream before the first frame; the others begin at a start of the world
+- ``states/N.safetensors``  now and then the state after frame N, to play on from there without making all frames before it again
 - ``prompts.jsonl`` only for text worlds: what they were told, and from which frame on (see `world_model.prompts`)
 - ``state.jsonl``   only for data collected from a real environment: the true state (position, heading) per frame
 
@@ -19,6 +20,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +29,7 @@ from typing import Annotated, Any, Literal, TextIO, cast
 import av
 import msgspec
 import numpy as np
+from av.container import InputContainer
 from msgspec import Meta
 
 from world_model.prompts import Prompt, prompt_line, read_prompts
@@ -35,7 +38,7 @@ FORMAT = 1
 MAX_HEADER_BYTES = 1 << 20
 MAX_TAPE_LINE = 4096
 DIGEST_BYTES = 16
-STATE = "state.safetensors"
+STATE, STATES = "state.safetensors", "states"
 
 Digest = Annotated[str, Meta(pattern=f"^[0-9a-f]{{{2 * DIGEST_BYTES}}}$")]
 Seconds = Annotated[float, Meta(ge=-1e9, le=1e9)]
@@ -67,7 +70,7 @@ class Facts(msgspec.Struct, frozen=True):
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     state: bool = False
     parent: Parent | None = None
-    keys: dict[str, Annotated[tuple[Annotated[str, Meta(max_length=32)], ...], Meta(max_length=8)]] = {}
+    keys: dict[str, Annotated[tuple[Annotated[str, Meta(max_length=32)], ...], Meta(max_length=64)]] = {}
 
 
 class Tick(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -127,11 +130,10 @@ class SessionWriter:
         SessionError: the folder is not empty or cannot be written, or a later write fails (full disk).
     """
 
-    def __init__(
-        self, directory: Path, header: Mapping[str, Any], *, lossless: bool = False, save_state: Callable[[Path], None] | None = None
-    ) -> None:
-        self.directory = Path(directory)
+    def __init__(self, directory: Path, header: Mapping[str, Any], *, lossless: bool = False, save_state: Callable[[Path], None] | None = None) -> None:
+        self.directory, self.fps = Path(directory), float(header["fps"])
         self.num_frames = 0
+        self._files = contextlib.ExitStack()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             if any(self.directory.iterdir()):
@@ -147,10 +149,13 @@ class SessionWriter:
             self._states: TextIO | None = None
             self._prompts: TextIO | None = None
             self._prompt = ""
-            self._file = _VideoFile(self.directory / "video.mp4")
+            file = self._files.enter_context(contextlib.closing(_VideoFile(self.directory / "video.mp4")))
             movflags = {"movflags": "+hybrid_fragmented", "flush_packets": "1"}
-            self._container: av.container.OutputContainer | None = av.open(self._file, "w", format="mp4", options=movflags)
-        except (OSError, av.FFmpegError) as error:
+            self._container: av.container.OutputContainer | None = av.open(file, "w", format="mp4", options=movflags)
+        except Exception as error:
+            self._close_files()
+            if not isinstance(error, OSError | av.FFmpegError):
+                raise
             raise SessionError(f"Cannot record into {self.directory}: {error.strerror or error}.") from error
         fps = Fraction(header["fps"]).limit_denominator(1000)
         halved = "yuv444p" if header["width"] % 2 or header["height"] % 2 else "yuv420p"  # odd sizes cannot be halved
@@ -162,7 +167,11 @@ class SessionWriter:
         self._video.codec_context.thread_count = 1
 
     def _open(self, name: str) -> TextIO:
-        return open(self.directory / name, "x", buffering=1, encoding="utf-8")
+        return self._files.enter_context(open(self.directory / name, "x", buffering=1, encoding="utf-8"))
+
+    def _close_files(self) -> None:
+        with contextlib.suppress(OSError):  # what could not be flushed was told when it was written
+            self._files.close()
 
     def append(
         self,
@@ -195,11 +204,19 @@ class SessionWriter:
             raise SessionError(f"Recording into {self.directory} stopped: {error.strerror or error}.") from error
         self.num_frames += 1
 
+    def keep_state(self, save_state: Callable[[Path], None]) -> None:
+        """Keep the state after the last frame; raise `SessionError` or `StateError` if it cannot be written."""
+        try:
+            (self.directory / STATES).mkdir(exist_ok=True)
+        except OSError as error:
+            raise SessionError(f"Recording into {self.directory} stopped: {error.strerror}.") from error
+        save_state(self.directory / STATES / f"{self.num_frames}.safetensors")
+
     def size(self) -> int:
         """Return how many bytes the recording has on the disk; raise `SessionError` if somebody has removed it."""
         try:
             (self.directory / "header.json").stat()
-            return sum(path.stat().st_size for path in self.directory.iterdir())
+            return sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
         except OSError as error:
             raise SessionError(f"Recording stopped: the folder {self.directory} was removed.") from error
 
@@ -215,10 +232,7 @@ class SessionWriter:
         except (OSError, av.FFmpegError) as error:
             raise SessionError(f"Recording into {self.directory} could not be finished: {error.strerror or error}.") from error
         finally:
-            for file in (self._tape, self._digests, self._states, self._prompts, self._file):
-                with contextlib.suppress(OSError):  # what could not be flushed was told when it was written
-                    if file is not None:
-                        file.close()
+            self._close_files()
 
     def __enter__(self) -> "SessionWriter":
         return self
@@ -251,7 +265,7 @@ class Session:
             SessionError: it is not there, or is a link that leads out of the folder.
         """
         path = self.directory / name
-        if not path.exists():
+        if not path.is_file():
             also = ", only a video" if name == "tape.jsonl" and (self.directory / "video.mp4").exists() else ""
             raise SessionError(f"The session {self.directory} has no {name}{also}.")
         if not path.resolve().is_relative_to(self.directory.resolve()):
@@ -262,6 +276,11 @@ class Session:
     def state(self) -> Path | None:
         """The file with the state that the session begins with; None if it begins at a start of its world."""
         return self.file(STATE) if self.facts.state else None
+
+    def states_between(self) -> dict[int, Path]:
+        """Return the files with states in mid-session, by the frame that they come after."""
+        names = (path.name for path in (self.directory / STATES).glob("*.safetensors") if re.fullmatch(r"[1-9][0-9]{0,8}", path.stem))
+        return {int(name.split(".")[0]): self.file(f"{STATES}/{name}") for name in names}
 
     def tape(self) -> list[tuple[str, ...]]:
         """Return the actions of every frame."""
@@ -308,13 +327,17 @@ class Session:
             return
         whole = 0
         try:
-            with av.open(str(self.file("video.mp4"))) as container:
+            with self.open_video() as container:
                 for frame in container.decode(video=0):
                     yield self.pixels(frame)
                     whole += 1
         except (av.FFmpegError, OSError, IndexError) as error:
             if not whole:
                 raise SessionError(f"The video of {self.directory} cannot be read: {error}.") from error
+
+    def open_video(self) -> InputContainer:
+        """Open the video as what it must be: in other formats, such as playlists, a file can have further files and addresses opened."""
+        return av.open(str(self.file("video.mp4")), format="mp4")
 
     def pixels(self, frame: av.VideoFrame) -> np.ndarray:
         """Return a decoded frame of the video as uint8 [height, width, 3]; raise `SessionError` if it has not the size that the header says."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from world_model.card import WorldError
+from world_model.machine import processor
 from world_model.world import Stream, World
 
 
@@ -31,11 +32,12 @@ def run(
     out: Path | None = None,
     against: Path | None = None,
     key_to_photon: Callable[[World], dict[str, float]] | None = None,
+    recording: Callable[[World], dict[str, float]] | None = None,
 ) -> int:
     """Measure a world and print the figures, as one JSON object or as a table; return 0.
 
     `out` is a file for the JSON object, `against` one of an earlier run to compare with. `key_to_photon` plays the world in the game's own window and
-    returns its figures; the game is not this package's to import.
+    `recording` with the game's recorder, and both return their figures; the game is not this package's to import.
     """
     earlier = read_figures(against) if against else None
     loaded = World.load(world, device)
@@ -47,6 +49,8 @@ def run(
     figures |= paced(loaded, seconds)
     if key_to_photon is not None:
         figures["key_to_photon_ms"] = key_to_photon(loaded)
+    if recording is not None:
+        figures["recording"] = recording(loaded)
     figures |= soaked(loaded, soak)
     figures |= fused_against_two_passes(loaded)
     figures["first_frame_s"] = first_frame(world)
@@ -100,13 +104,8 @@ def flat(figures: dict[str, Any]) -> dict[str, Any]:
 
 def machine() -> str:
     """Return the processor's name and the number of cores this process may use."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
+    return f"{processor()}, {cores} cores"
 
 
 def player(world: World, seed: int = 0):

@@ -6,6 +6,7 @@ the sessions (``cache/frames.npy`` and friends) is rebuilt when the list of sess
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,17 +35,17 @@ class Clips:
     vocabulary: tuple[str, ...]
 
     @classmethod
-    def load(cls, folder: Path) -> "Clips":
-        """Load all sessions below `folder`, decoding them when the cache does not fit.
+    def load(cls, folder: Path, names: Sequence[str] | None = None, cache_name: str = "cache") -> "Clips":
+        """Load the sessions in `folder`, or those of these names, decoding them when the cache does not fit.
 
         Raises:
             SessionError: there are no sessions, or they disagree in size or vocabulary.
         """
         folder = Path(folder)
-        sessions = sorted(path.parent for path in folder.glob("*/header.json"))
+        sessions = [folder / name for name in (session_names(folder) if names is None else names)]
         if not sessions:
             raise SessionError(f"There are no sessions in {folder}; make some with `collect` or with `play --record`.")
-        cache, listing = folder / "cache", [path.name for path in sessions]
+        cache, listing = folder / cache_name, [path.name for path in sessions]
         try:
             meta = json.loads((cache / "meta.json").read_text())
         except (OSError, json.JSONDecodeError):
@@ -79,6 +80,26 @@ class Clips:
     def session_of(self, rows: np.ndarray) -> np.ndarray:
         """Return the index of the session each row belongs to."""
         return np.searchsorted(self.bounds, rows, side="right") - 1
+
+
+def train_and_held_out(folder: Path) -> tuple[Clips, Clips]:
+    """Return the clips to learn from and those to measure on: as `collect` set them apart, or of a folder of recordings every tenth and the last.
+
+    Raises:
+        SessionError: there are no sessions, fewer than two, or they disagree in size or vocabulary.
+    """
+    names = session_names(folder)
+    if not names:
+        return Clips.load(folder / "train"), Clips.load(folder / "held_out")
+    if len(names) < 2:
+        raise SessionError(f"There is one session in {folder}; to learn from some and measure on others, record at least two.")
+    held_out = sorted({*names[9::10], names[-1]})
+    return Clips.load(folder, [name for name in names if name not in held_out], "cache_train"), Clips.load(folder, held_out, "cache_held_out")
+
+
+def session_names(folder: Path) -> list[str]:
+    """Return the names of the sessions in a folder."""
+    return sorted(path.parent.name for path in folder.glob("*/header.json"))
 
 
 def _decode(sessions: list[Path], cache: Path) -> dict:

@@ -16,7 +16,7 @@ from world_model.card import SHIPPED, Card, WorldError
 from world_model.evaluation import fidelity
 from world_model.evaluation.judge import Judge
 from world_model.training.autoencoder import train_autoencoder
-from world_model.training.data import Clips
+from world_model.training.data import Clips, train_and_held_out
 from world_model.training.distill import distill
 from world_model.training.judge import train_judge
 from world_model.training.ranks import is_first, join_ranks, leave_ranks, wait_for_all
@@ -70,9 +70,9 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     if given and (given.autoencoder.config, given.transformer.config) != (recipe.autoencoder.model, recipe.student.model):
         raise WorldError(f"The networks of {begin} have other sizes than this recipe's; begin from a world that this recipe made.")
     if is_first():  # decodes sessions that are new
-        Clips.load(data / "train"), Clips.load(data / "held_out")
+        train_and_held_out(data)
     wait_for_all()
-    train, held_out = Clips.load(data / "train"), Clips.load(data / "held_out")
+    train, held_out = train_and_held_out(data)
     check(recipe, train, held_out)
     judge = None
     if stage in ("judge", "all"):
