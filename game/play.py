@@ -165,7 +165,8 @@ def _in_window(config: PlayConfig, card: "Card", new_game: "NewGame", keyboard: 
     from world_model.card import find_world, user_folder
 
     window = WindowConfig(card.title, config.scale == "smooth", config.fullscreen, config.hud, user_folder() / "screenshots")
-    gate = open_gate(config.device, config.dtype, find_world(config.world), watch=config.watch, compile=config.compile, offload=config.offload)
+    how: dict[str, Any] = {"compile": config.compile, "offload": config.offload, "parts": config.parts}
+    gate = open_gate(config.device, config.dtype, find_world(config.world), watch=config.watch, **how)
     Window(new_game, keyboard, window, gate=gate).run()
     return 0
 
