@@ -31,7 +31,7 @@ from game.stage import Screen, Stream, World
 from world_model.prompts import Prompt
 
 CLIP_S = 30
-NO_STATES = "In a world of words a session begins at its start: restart while you record"
+NO_STATES = "In a published world a session begins at its start: restart while you record"
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def test_a_world_of_words_keeps_no_states_and_says_so(tmp_path: Path) -> None:
     screen.tell = told.append  # type: ignore[method-assign]
     game = Game(lambda: world, Nobody(), screen, GameConfig(frames=45, paced=False, own_folder=tmp_path), ToyClock())
     game.run()
-    assert sum(sentence.startswith("In a world of words") for sentence in told) == 2 and len(told) == 3
+    assert sum(sentence.startswith("In a published world") for sentence in told) == 2 and len(told) == 3
     assert len(Session(tmp_path / "recordings" / "toy-clip").tape()) == 21 and not game.sign
 
 
