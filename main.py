@@ -136,20 +136,22 @@ class Response:
 
 @dataclass(frozen=True)
 class Convert:
-    """Make a world file of a published checkpoint (Rolling Forcing 1.3B)."""
+    """Make a world file of a published checkpoint (Rolling Forcing 1.3B, Matrix-Game 2.0)."""
 
     file: Positional[Path]
-    """The checkpoint, rolling_forcing_dmd.pt; only tensors are read, no code in it is run."""
+    """The checkpoint, rolling_forcing_dmd.pt or base_distill.safetensors; only tensors are read, no code in it is run."""
     out: Path
     """The world file to write."""
-    width: int = 832
-    """Width of the world's frames, a multiple of 16 pixels."""
-    height: int = 480
-    """Height of the world's frames, a multiple of 16 pixels."""
+    width: int | None = None
+    """Width of the world's frames, a multiple of 16 pixels, if not as published."""
+    height: int | None = None
+    """Height of the world's frames, a multiple of 16 pixels, if not as published."""
     heads: int | None = None
     """Attention heads, if they are not 128 wide."""
-    text_len: int = 512
-    """Tokens of a prompt."""
+    text_len: int | None = None
+    """Tokens of a prompt, or of what is seen of a start picture, if not as published."""
+    pictures: tuple[Path, ...] = ()
+    """Pictures to start from, for worlds of keys and mouse."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """How to keep the weights."""
 

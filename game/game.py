@@ -31,8 +31,8 @@ from game.stage import Screen, Stream, World
 from world_model.prompts import Prompt
 
 CLIP_S = 30
-NO_STATES = "In a world of words a session begins at its start: restart while you record"
-NO_SLOTS = "A world of words is not rewound or kept in slots: its states take gigabytes"
+NO_STATES = "In a published world a session begins at its start: restart while you record"
+NO_SLOTS = "A published world is not rewound or kept in slots: its states take gigabytes"
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class PlayConfig:
     prompts: Path | None = None
     """Tell a text world more on the way: JSON lines like {"frame": 96, "prompt": "It begins to rain."}, as a session keeps them."""
     parts: str | None = None
-    """Folder, or name in the Hugging Face cache, of a text world's text encoder and video autoencoder, if not what its card names."""
+    """Folder, or name in the Hugging Face cache, of a published world's encoder and video autoencoder, if not what its card names."""
     offload: bool = False
     """Keep a text world's text encoder in main memory; new prompts take longer."""
     watch: bool = False
@@ -131,7 +131,7 @@ def play(config: PlayConfig) -> int:
     if config.actions:
         # Past the end of its tape a game without a window goes on only for the frames that were asked for.
         ends = config.headless and config.frames is None
-        player = Tape(read_tape(config.actions, card.action_names), None if ends else hands)
+        player = Tape(_per_tick(read_tape(config.actions, card.action_names), card), None if ends else hands)
     game = GameConfig(
         config.seed, config.start, config.frames, paced=not config.headless, record=config.record, rollback=config.rollback, prompts=prompts,
         own_folder=user_folder(), history_bytes=0 if config.headless else GameConfig.history_bytes,
@@ -149,11 +149,17 @@ def open_gate(device: str, dtype: str = "auto", inside: Path | None = None, *, w
     return Gate(Shelf(), lambda path: enter(str(path), device, dtype, **how)[1](), inside, watch)
 
 
+def _per_tick(tape: list[tuple[str, ...]], card: "Card") -> list[tuple[str, ...]]:
+    """Return of a tape, which has a line for every frame, those that count: where a tick makes a block of frames, the line of its first."""
+    frames = card.window.get("block_frames")
+    return [*tape[:1], *tape[4 * frames - 3 :: 4 * frames]] if card.parts and isinstance(frames, int) and frames > 0 else tape
+
+
 def _prompts(config: PlayConfig, card: "Card") -> tuple["Prompt", ...]:
     from world_model.prompts import Prompt, read_prompts
 
-    obeys, useless = ("words and not keys", ["actions"]) if card.parts else ("keys and not words", ["prompt", "prompts", "parts", "offload"])
-    for name in useless:
+    obeys, useless = ("words and not keys", ["actions"]) if card.listens else ("keys and not words", ["prompt", "prompts", "offload"])
+    for name in (*useless, *([] if card.parts else ["parts"])):
         if getattr(config, name):
             raise ValueError(f"{card.title} obeys {obeys}, and has no use for --{name}.")
     return (*([Prompt(0, config.prompt)] if config.prompt else []), *(read_prompts(config.prompts) if config.prompts else []))
@@ -165,7 +171,8 @@ def _in_window(config: PlayConfig, card: "Card", new_game: "NewGame", keyboard: 
     from world_model.card import find_world, user_folder
 
     window = WindowConfig(card.title, config.scale == "smooth", config.fullscreen, config.hud, user_folder() / "screenshots")
-    gate = open_gate(config.device, config.dtype, find_world(config.world), watch=config.watch, compile=config.compile, offload=config.offload)
+    how: dict[str, Any] = {"compile": config.compile, "offload": config.offload, "parts": config.parts}
+    gate = open_gate(config.device, config.dtype, find_world(config.world), watch=config.watch, **how)
     Window(new_game, keyboard, window, gate=gate).run()
     return 0
 

@@ -74,7 +74,7 @@ class Projector:
         facts = session.facts
         actions = tuple(Command(name, facts.keys.get(name, ()), name.replace("_", " ").capitalize()) for name in facts.actions)
         name, title = facts.world or "session", session.directory.name
-        self.card: Any = SimpleNamespace(name=name, title=title, description="", actions=actions, fps=facts.fps, parts=None)
+        self.card: Any = SimpleNamespace(name=name, title=title, description="", actions=actions, fps=facts.fps, parts=None, listens=False)
 
     @property
     def paused(self) -> bool:
@@ -241,7 +241,7 @@ class Projector:
             self._screen.tell(self._refused)
             return None
         if self._rerun.world.card.parts:
-            self._screen.tell("A world of words is played on from its start only")
+            self._screen.tell("A published world is played on from its start only")
             return None
         with self._rerunning:
             if not self._travel(self._rerun, number, lambda: self._stopped):

@@ -79,7 +79,7 @@ class Rerun:
         self.world, self.number = world, 0
         self._ticks, self._deepest = ticks, world.card.max_rollback
         self._prompts = session.prompts()
-        if not world.card.parts and self._prompts:
+        if not world.card.listens and self._prompts:
             raise SessionError(f"The world {world.card.name} obeys keys, but the session {session.directory} was played with words.")
         known = {action.name for action in world.card.actions}
         for name in sorted({name for tick in ticks for name in tick.actions} - known):

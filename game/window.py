@@ -250,7 +250,7 @@ class Window:
 
     def _type_prompt(self) -> None:
         card = self._game.card
-        if card and card.parts:
+        if card and card.listens:
             self._prompt.open()
         elif card:
             self._say("This world obeys keys, not words")
@@ -323,7 +323,7 @@ class Window:
                 figures = hud.figures(picture, self.reaction.p50_p95_ms(), px)
                 screen.blit(figures, figures.get_rect(topleft=inner.topleft))
             if self._hud:
-                if card.parts:
+                if card.listens:
                     asked = hud.sentence(self._game.prompt or "Press Enter and type what is to be seen.", middle.width, px)
                 else:
                     asked = hud.seen_keys(actions, picture.actions, px)

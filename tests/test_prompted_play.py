@@ -22,6 +22,7 @@ from game.prompt_line import PromptLine
 from game.window import Window, WindowConfig
 from world_model.prompts import Prompt, PromptError, prompt_line, read_prompts
 from world_model.session import Session, frame_digest
+from world_model.wan.parts import Parts
 from world_model.world import World
 
 
@@ -88,6 +89,26 @@ def test_worlds_of_keys_refuse_words_and_worlds_of_words_keys(rf: Path, capsys: 
     for option in (["--prompt", "x"], ["--prompts", "x.jsonl"], ["--parts", "x"], ["--offload"]):
         assert main.main(["play", "maze", "--headless", "--frames", "1", *option]) == 2
         assert capsys.readouterr().err == f"Doom maze obeys keys and not words, and has no use for {option[0]}.\n"
+
+
+def test_a_world_that_is_entered_again_takes_the_parts_that_were_given(rf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def load_parts(source: str, *where: object, **how: object) -> Parts:
+        asked.append(source)
+        return PARTS
+
+    def run(window: Window) -> None:
+        assert window._gate is not None
+        window._gate.enter(rf)
+        while not asked:
+            threading.Event().wait(0.01)
+        window._gate.close()
+
+    monkeypatch.setattr("world_model.wan.text_world.load_parts", load_parts)
+    monkeypatch.setattr(Window, "run", run)
+    assert main.main(["play", str(rf), "--parts", "mine"]) == 0
+    assert asked == ["mine"]
 
 
 def test_what_is_measured_with_keys_refuses_a_world_of_words(rf: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,7 +221,7 @@ def test_a_world_of_words_keeps_no_states_and_says_so(tmp_path: Path) -> None:
     screen.tell = told.append  # type: ignore[method-assign]
     game = Game(lambda: world, Nobody(), screen, GameConfig(frames=45, paced=False, own_folder=tmp_path), ToyClock())
     game.run()
-    assert sum(sentence.startswith("In a world of words") for sentence in told) == 2 and len(told) == 5
+    assert sum(sentence.startswith("In a published world") for sentence in told) == 2 and len(told) == 5
     assert told.count(NO_SLOTS) == 2, "of the rewind and of the slot"
     assert len(Session(tmp_path / "recordings" / "toy-clip").tape()) == 21 and not game.sign
 

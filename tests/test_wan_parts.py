@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matrix import TOY
+from test_matrix_game import toy_file
 from toy_published import SIZE, toy_world_file
 
 import main
@@ -14,7 +16,7 @@ from world_model.card import WorldError
 from world_model.session import frame_digest
 from world_model.transformer import TransformerConfig
 from world_model.wan.decoder import CausalDecoder
-from world_model.wan.parts import load_parts
+from world_model.wan.parts import SETTLED, load_parts, load_picture_parts
 from world_model.wan.text_world import TextStream
 from world_model.world import World
 
@@ -30,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("transformers")
     from diffusers import AutoencoderKLWan
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+    from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("parts")
@@ -39,6 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     width = SIZE.text[1]
     config = UMT5Config(vocab_size=len(WORDS), d_model=width, d_kv=4, d_ff=16, num_layers=2, num_heads=3, tie_word_embeddings=False)
     UMT5EncoderModel(config).save_pretrained(folder / "text_encoder")
+    sizes = {"hidden_size": TOY.seen[1], "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    CLIPVisionModel(CLIPVisionConfig(**sizes)).save_pretrained(folder / "image_encoder")
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
@@ -99,10 +103,44 @@ def test_a_world_with_parts_from_a_folder(folder: Path, tmp_path: Path, capsys: 
     assert capsys.readouterr().out.endswith(f"last frame {frame_digest(frames[-1][-1])}\n")
 
 
+def test_a_start_picture_is_seen_and_followed_by_grey(folder: Path) -> None:
+    """The last latent of the condition is what any longer video of the picture and grey would have there, and knows nothing of the picture."""
+    from diffusers import AutoencoderKLWan
+    from transformers import CLIPVisionModel
+
+    see = load_picture_parts(folder, FITTING, CPU, torch.float32).see
+    picture, other = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
+    features, latents = see(picture)
+    assert features.shape == (1, *TOY.seen) and latents.shape == (SETTLED, 4, 4, 6)
+    other_features, other_latents = see(other)
+    assert not torch.equal(features, other_features) and not torch.equal(latents[0], other_latents[0])
+    assert torch.allclose(latents[-1], other_latents[-1], atol=1e-5) and not torch.equal(latents[1], latents[-1])
+    autoencoder = AutoencoderKLWan.from_pretrained(folder / "vae", low_cpu_mem_usage=False)
+    video = torch.zeros(1, 3, 1 + 4 * (SETTLED + 9), 32, 48)
+    video[0, :, 0] = torch.from_numpy(picture).permute(2, 0, 1) / 127.5 - 1
+    with torch.no_grad():
+        longer = autoencoder.encode(video).latent_dist.mode()[0].transpose(0, 1)
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (autoencoder.config.latents_mean, autoencoder.config.latents_std))
+    longer = (longer - mean) / std
+    assert torch.allclose(longer[:SETTLED], latents, atol=1e-5)
+    assert torch.allclose(longer[SETTLED:], latents[-1:].expand(10, -1, -1, -1), atol=1e-5)
+    model, pixels = CLIPVisionModel.from_pretrained(folder / "image_encoder"), torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
+    small = torch.nn.functional.interpolate(pixels, size=(28, 28), mode="bicubic")
+    clip = [(x - m) / s for x, m, s in zip(small[0], (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758), strict=True)]
+    with torch.no_grad():
+        hidden = model(pixel_values=torch.stack(clip)[None], output_hidden_states=True).hidden_states
+    assert len(hidden) == 4 and torch.allclose(features, hidden[2], atol=1e-3)
+
+
+def test_a_key_world_with_parts_from_a_folder(folder: Path, tmp_path: Path) -> None:
+    stream = World.load(toy_file(tmp_path), "cpu", torch.float32, parts=folder).stream(0)
+    assert [stream.tick(["forward"]).shape for _ in range(2)] == [(9, 32, 48, 3), (12, 32, 48, 3)]
+
+
 def test_parts_that_are_not_there_are_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = toy_world_file(tmp_path)
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(WorldError, match=r"Text worlds need transformers and diffusers \(.*\): pip install -e '.\[published\]'\.$"):
+    with pytest.raises(WorldError, match=r"Published worlds need transformers and diffusers \(.*\): pip install -e '.\[published\]'\.$"):
         World.load(file, "cpu")
 
 

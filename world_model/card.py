@@ -41,7 +41,7 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """A world's description. ``transformer``, ``autoencoder`` and ``window`` are checked further when the world is loaded.
 
     ``rollback`` is by how many levels the window goes back when the player changes his mind, unless he asks for another number. ``parts`` is empty for
-    worlds that hold all of themselves; a text world names the repository of the Hugging Face hub that its text encoder and video autoencoder come from.
+    worlds that hold all of themselves; a published world names the repository of the Hugging Face hub that its encoder and video autoencoder come from.
     """
 
     format: Literal[1]
@@ -67,6 +67,11 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def action_names(self) -> tuple[str, ...]:
         """The world's vocabulary, in the order of its action vectors."""
         return tuple(action.name for action in self.actions)
+
+    @property
+    def listens(self) -> bool:
+        """Whether the world obeys words and not keys."""
+        return bool(self.parts) and not self.actions
 
     @property
     def max_rollback(self) -> int:

@@ -14,6 +14,7 @@ from world_model.autoencoder import AutoencoderConfig
 from world_model.card import Card, WorldError
 from world_model.stream import WindowConfig
 from world_model.transformer import TransformerConfig
+from world_model.wan.matrix_game import RAW_FRAMES, MatrixGameConfig
 
 VIDEO_STRIDE = 8  # pixels per latent position of Wan 2.1's video autoencoder
 FLOATS = {"BF16", "F16", "F32"}
@@ -43,6 +44,7 @@ def faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderC
         transformer.dim, transformer.ffn_dim, transformer.num_heads, transformer.num_layers, transformer.in_channels, *transformer.patch_size,
         transformer.freq_dim, max(1, transformer.motion_channels),
     )  # fmt: skip
+    game = transformer if isinstance(transformer, MatrixGameConfig) else None
     depths: tuple[int, ...] = (transformer.num_layers, transformer.motion_blocks)
     if autoencoder:
         sizes += (*autoencoder.channels, autoencoder.latent_channels, autoencoder.patch, len(autoencoder.channels))
@@ -64,7 +66,7 @@ def faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderC
     if transformer.num_actions != len(card.actions):
         yield "num_actions must be the number of actions"
     if autoencoder:
-        if transformer.text_dim or not (card.num_starts and card.start_frames):
+        if transformer.text_dim or game or not (card.num_starts and card.start_frames):
             yield "a world without text begins from its start clips"
         if (autoencoder.height, autoencoder.width) != (card.height, card.width):
             yield "the autoencoder's frames must be the card's"
@@ -75,8 +77,12 @@ def faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderC
     else:
         if not (1 <= transformer.text_dim <= 16384 and 1 <= transformer.text_len <= 4096):
             yield "a world with parts beside its file has text, of at most 4096 tokens and 16384 numbers each"
-        if card.actions or card.num_starts or card.start_frames or card.autoencoder or transformer.motion_channels:
-            yield "a text world has no actions, start clips, autoencoder or motion of its own"
+        if card.start_frames or card.autoencoder or transformer.motion_channels or transformer.places:
+            yield "a world with parts beside its file has no start clips, autoencoder, motion or places of its own"
+        if game:
+            yield from _game_faults(card, game, window)
+        elif card.actions or card.num_starts:
+            yield "a text world has no actions and no start pictures"
         if card.height % VIDEO_STRIDE or card.width % VIDEO_STRIDE:
             yield f"the frame size must be a multiple of {VIDEO_STRIDE}"
     _, height, width = autoencoder.latent_shape if autoencoder else (0, card.height // VIDEO_STRIDE, card.width // VIDEO_STRIDE)
@@ -91,8 +97,20 @@ def faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderC
         yield "the ladder must fall from 1 towards 0, with 1 to 32 levels"
     if not 1 <= window.block_frames <= 16 or card.start_frames % window.block_frames:
         yield "block_frames must lie between 1 and 16, and start_frames be a multiple of it"
-    if not (1 <= context.sink < context.cache <= 256 and context.sink + len(ladder) <= context.attention <= 512):
+    least, blocks = (0, 1) if game else (1, len(ladder))
+    if not (least <= context.sink < context.cache <= 256 and context.sink + blocks <= context.attention <= 512):
         yield "the context must hold the sink and more"
+
+
+def _game_faults(card: Card, game: MatrixGameConfig, window: WindowConfig) -> Iterator[str]:
+    if not (1 <= game.action_layers <= game.num_layers and 1 <= game.action_dim <= 16384 and 1 <= game.key_dim <= 16384 and 1 <= game.action_heads <= 1024):
+        yield "action modules have sizes between 1 and 16384, and no more layers than the network"
+    if game.action_dim % (2 * game.action_heads) or not (len(game.mouse) < game.num_actions and game.num_keys <= 64):
+        yield "action_dim must be a multiple of 2 * action_heads, and there be at least one key"
+    if game.action_history != len(RAW_FRAMES) or game.prediction != "velocity" or not card.num_starts:
+        yield f"a world of action modules knows {len(RAW_FRAMES)} actions, predicts velocity and begins from pictures"
+    if window.context.attention < 2 or window.context.cache < 2:
+        yield "a world of action modules sees the block before"
 
 
 def check_memory(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderConfig | None, window: WindowConfig, weights: int) -> None:
@@ -115,14 +133,13 @@ def check_memory(card: Card, transformer: TransformerConfig, autoencoder: Autoen
         raise ValueError("its layers are too wide for its size.")
 
 
-def start_shapes(card: Card, autoencoder: AutoencoderConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the start clips."""
-    many = (card.num_starts, card.start_frames)
-    return {
-        "starts.latents": (*many, *autoencoder.latent_shape),
-        "starts.actions": (*many, len(card.actions)),
-        "starts.screens": (card.num_starts, card.height, card.width, 3),
-    }
+def start_shapes(card: Card, autoencoder: AutoencoderConfig | None) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the start clips, or of the start pictures of a world whose autoencoder is not its own."""
+    shapes: dict[str, tuple[int, ...]] = {"starts.screens": (card.num_starts, card.height, card.width, 3)}
+    if autoencoder:
+        many = (card.num_starts, card.start_frames)
+        shapes |= {"starts.latents": (*many, *autoencoder.latent_shape), "starts.actions": (*many, len(card.actions))}
+    return shapes
 
 
 def read_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -29,9 +29,10 @@ from world_model.noise import AddressedNoise
 from world_model.state import load_state, save_state
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.transformer import Transformer, TransformerConfig
+from world_model.wan.matrix_game import MatrixGame, MatrixGameConfig
 
 if TYPE_CHECKING:
-    from world_model.wan.parts import Parts
+    from world_model.wan.parts import Parts, PictureParts
 
 Action = Mapping[str, float] | Iterable[str] | np.ndarray | Tensor
 
@@ -79,7 +80,7 @@ class World:
         *,
         compile: bool = False,
         offload: bool = False,
-        parts: "str | Path | Parts | None" = None,
+        parts: "str | Path | Parts | PictureParts | None" = None,
     ) -> "World":
         """Load a world file (or a world by its name).
 
@@ -91,7 +92,7 @@ class World:
             dtype: of the weights; None chooses bfloat16 where the device multiplies it natively, else float32.
             compile: let torch compile the transformer's blocks, in the first ticks.
             offload: keep a text world's text encoder in main memory; for a prompt its layers visit the device one after the other.
-            parts: what a text world needs beside its file, if not what its card names: a folder, a name in the hub's cache, or the parts themselves.
+            parts: what a published world needs beside its file, if not what its card names: a folder, a name in the hub's cache, or the parts themselves.
 
         Raises:
             WorldError: one sentence that says what is wrong with the file, or that what it needs is not there.
@@ -101,20 +102,21 @@ class World:
         target = choose_device(device)
         dtype = dtype or choose_dtype(target)
         try:
-            transformer_config = section(card.transformer, TransformerConfig)
+            transformer_config = section(card.transformer, MatrixGameConfig if "action_layers" in card.transformer else TransformerConfig)
             autoencoder_config = None if card.parts else section(card.autoencoder, AutoencoderConfig)
             window = section(card.window, WindowConfig)
             for fault in faults(card, transformer_config, autoencoder_config, window):
                 raise ValueError(f"{fault}.")
             with torch.device("meta"):
-                modules: dict[str, nn.Module] = {"transformer": Transformer(transformer_config)}
+                network = MatrixGame if isinstance(transformer_config, MatrixGameConfig) else Transformer
+                modules: dict[str, nn.Module] = {"transformer": network(transformer_config)}  # type: ignore[arg-type]
                 if autoencoder_config:
                     modules["autoencoder"] = Autoencoder(autoencoder_config)
             expected = {f"{part}.{name}": tuple(t.shape) for part, module in modules.items() for name, t in module.state_dict().items()}
             check_memory(card, transformer_config, autoencoder_config, window, sum(math.prod(shape) for shape in expected.values()))
         except (ValueError, RuntimeError, OverflowError) as error:
             raise WorldError(f"{path} has a card that does not describe a model: {str(error).splitlines()[0]}") from error
-        if autoencoder_config:
+        if card.num_starts:
             expected |= start_shapes(card, autoencoder_config)
         tensors = read_tensors(path, expected)
         for part, module in modules.items():
@@ -123,6 +125,11 @@ class World:
             module.requires_grad_(False)
         if compile:
             compile_blocks(modules["transformer"])  # type: ignore[arg-type]
+        starts = {name.removeprefix("starts."): t for name, t in tensors.items() if name.startswith("starts.")}
+        if isinstance(modules["transformer"], MatrixGame):
+            from world_model.wan.key_world import open_key_world
+
+            return open_key_world(card, modules["transformer"], window, starts, path, parts)  # type: ignore[arg-type]
         if not autoencoder_config:
             from world_model.wan.text_world import open_text_world
 
@@ -131,7 +138,6 @@ class World:
             raise WorldError(f"{path} holds a matrix of latents that cannot be inverted.")
         for convolutions in (modules["autoencoder"], *(m for m in modules["transformer"].children() if isinstance(m, Motion))):
             convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        starts = {name.removeprefix("starts."): t for name, t in tensors.items() if name.startswith("starts.")}
         return cls(card, modules["autoencoder"], modules["transformer"], window, starts, path)  # type: ignore[arg-type]
 
     def save(self, path: Path, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -178,7 +184,7 @@ class World:
             if given.shape != vector.shape or not np.isfinite(given).all():
                 raise WorldError(f"An action vector of this world has {len(names)} finite numbers, not shape {given.shape}.")
             return given
-        for name, value in (action.items() if isinstance(action, Mapping) else ((name, 1.0) for name in action)):
+        for name, value in action.items() if isinstance(action, Mapping) else ((name, 1.0) for name in action):
             if name not in names:
                 raise WorldError(f"This world has no action {name!r}; it has: {', '.join(names)}.")
             vector[names.index(name)] = value

@@ -1,4 +1,4 @@
-"""What a text world needs beside its file: a text encoder (UMT5) and a video autoencoder (Wan 2.1).
+"""What a published world needs beside its file: an encoder of text (UMT5) or of the start picture (CLIP), and a video autoencoder (Wan 2.1).
 
 They come from `transformers` and `diffusers`, out of a local folder or the Hugging Face hub's cache; nothing is downloaded here, and nothing but
 safetensors is read. This is the only module that knows these libraries, and nothing else of them is used. Both parts can be replaced by anything with the
@@ -6,13 +6,16 @@ same signature.
 """
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.card import WorldError
@@ -20,6 +23,9 @@ from world_model.transformer import TransformerConfig
 from world_model.wan.decoder import CausalDecoder, Decoder
 
 PROMPTS_KEPT = 16
+LOCAL: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+SETTLED = 30  # latent frames of a picture with grey after it; from here on all are alike, for the autoencoder looks back 112 frames
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,20 @@ class Parts:
     new_decoder: Callable[[], Decoder]
 
 
+@dataclass(frozen=True)
+class PictureParts:
+    """The parts of a key world that are not in its file.
+
+    Attributes:
+        see: from a start picture, uint8 [height, width, 3], to its features [1, text_len, text_dim] and to the latents [frames, channels, h, w] of a video
+            of it with grey after it, of which the last goes on for ever.
+        new_decoder: returns the decoder of a new stream.
+    """
+
+    see: Callable[[np.ndarray], tuple[Tensor, Tensor]]
+    new_decoder: Callable[[], Decoder]
+
+
 def load_parts(source: str | Path, config: TransformerConfig, device: torch.device, dtype: torch.dtype, *, offload: bool = False) -> Parts:
     """Load text encoder and video autoencoder.
 
@@ -46,29 +66,80 @@ def load_parts(source: str | Path, config: TransformerConfig, device: torch.devi
     Raises:
         WorldError: the libraries are not installed, the files are not there, or they do not fit; one sentence that says what to do.
     """
-    try:
+    with _told(source):
         from diffusers import AutoencoderKLWan  # type: ignore[import-not-found]
         from transformers import AutoTokenizer, UMT5EncoderModel  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise WorldError(f"Text worlds need transformers and diffusers ({error}): pip install -e '.[published]'.") from error
-    where: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
-    try:
+
         tokenizer = AutoTokenizer.from_pretrained(source, subfolder="tokenizer", local_files_only=True)
-        encoder = UMT5EncoderModel.from_pretrained(source, subfolder="text_encoder", dtype=dtype, **where)
-        autoencoder = AutoencoderKLWan.from_pretrained(source, subfolder="vae", torch_dtype=dtype, low_cpu_mem_usage=False, **where)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WorldError(
-            f"There is no text encoder and video autoencoder in {source} ({' '.join(str(error).split())[:200]}); give their folder by --parts, or fetch them: "
-            f"hf download {source} --exclude 'transformer/*'."
-        ) from error
-    if (encoder.config.d_model, autoencoder.config.z_dim) != (config.text_dim, config.in_channels):
-        raise WorldError(
-            f"The parts in {source} give {encoder.config.d_model} numbers per token of text and {autoencoder.config.z_dim} channels of video, "
-            f"but the world's transformer takes {config.text_dim} and {config.in_channels}."
-        )
-    autoencoder.to(device).eval().requires_grad_(False)
+        encoder = UMT5EncoderModel.from_pretrained(source, subfolder="text_encoder", dtype=dtype, **LOCAL)
+        autoencoder = _autoencoder(AutoencoderKLWan, source, device, dtype)
+    _check_fit(source, "text", encoder.config.d_model, autoencoder.config.z_dim, config)
     encode = TextEncoder(encoder, tokenizer, config.text_len, device, offload=offload)
     return Parts(lru_cache(maxsize=PROMPTS_KEPT)(encode), lambda: CausalDecoder(autoencoder))
+
+
+def load_picture_parts(source: str | Path, config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> PictureParts:
+    """Load picture encoder and video autoencoder, from a folder with ``image_encoder`` and ``vae`` or such a repository; otherwise as `load_parts`."""
+    with _told(source):
+        from diffusers import AutoencoderKLWan
+        from transformers import CLIPVisionModel
+
+        encoder = CLIPVisionModel.from_pretrained(source, subfolder="image_encoder", dtype=dtype, **LOCAL).to(device).eval().requires_grad_(False)
+        autoencoder = _autoencoder(AutoencoderKLWan, source, device, dtype)
+    _check_fit(source, "the picture", encoder.config.hidden_size, autoencoder.config.z_dim, config)
+    return PictureParts(PictureEncoder(encoder, autoencoder), lambda: CausalDecoder(autoencoder))
+
+
+@contextmanager
+def _told(source: str | Path) -> Iterator[None]:
+    """Say in one sentence what is missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise WorldError(f"Published worlds need transformers and diffusers ({error}): pip install -e '.[published]'.") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WorldError(
+            f"The encoder and the video autoencoder are not in {source} ({' '.join(str(error).split())[:200]}); give their folder by --parts, or fetch them: "
+            f"hf download {source} --exclude 'transformer/*'."
+        ) from error
+
+
+def _autoencoder(kind: Any, source: str | Path, device: torch.device, dtype: torch.dtype) -> Any:
+    autoencoder = kind.from_pretrained(source, subfolder="vae", torch_dtype=dtype, low_cpu_mem_usage=False, **LOCAL)
+    return autoencoder.to(device).eval().requires_grad_(False)
+
+
+def _check_fit(source: str | Path, read: str, width: int, channels: int, config: TransformerConfig) -> None:
+    if (width, channels) != (config.text_dim, config.in_channels):
+        raise WorldError(
+            f"The parts in {source} give {width} numbers per token of {read} and {channels} channels of video, "
+            f"but the world's transformer takes {config.text_dim} and {config.in_channels}."
+        )
+
+
+class PictureEncoder:
+    """See a start picture as Wan 2.1's worlds of pictures do.
+
+    Args:
+        model: transformers' `CLIPVisionModel`; its last layer but one is taken.
+        autoencoder: diffusers' `AutoencoderKLWan`.
+    """
+
+    def __init__(self, model: Any, autoencoder: Any) -> None:
+        self.model, self.autoencoder = model, autoencoder
+
+    @torch.no_grad()
+    def __call__(self, picture: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return features and latents, see `PictureParts.see`."""
+        weight, config = self.autoencoder.post_quant_conv.weight, self.autoencoder.config
+        pixels = torch.from_numpy(picture.copy()).to(weight.device).permute(2, 0, 1)[None].float() / 127.5 - 1
+        small = F.interpolate(pixels, size=2 * (self.model.config.image_size,), mode="bicubic", align_corners=False)
+        mean, std = (torch.tensor(numbers, device=weight.device)[:, None, None] for numbers in (CLIP_MEAN, CLIP_STD))
+        features = self.model(pixel_values=((small / 2 + 0.5 - mean) / std).to(weight.dtype), output_hidden_states=True).hidden_states[-2]
+        video = torch.cat([pixels[:, :, None], pixels.new_zeros(1, 3, 4 * (SETTLED - 1), *pixels.shape[2:])], 2)
+        latents = self.autoencoder.encode(video.to(weight.dtype)).latent_dist.mode()[0].transpose(0, 1).float()
+        mean, std = (torch.tensor(numbers, device=weight.device)[:, None, None] for numbers in (config.latents_mean, config.latents_std))
+        return features, (latents - mean) / std
 
 
 class TextEncoder:

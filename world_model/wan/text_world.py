@@ -20,6 +20,7 @@ from world_model.card import Card, WorldError
 from world_model.checks import VIDEO_STRIDE
 from world_model.stream import WindowConfig
 from world_model.transformer import Transformer
+from world_model.wan.decoder import Decoder
 from world_model.wan.parts import Parts, load_parts
 from world_model.world import Stream, World
 
@@ -68,36 +69,53 @@ def open_text_world(
     return TextWorld(card, transformer, window, parts, path)
 
 
-class TextStream(Stream):
+class VideoStream(Stream):
+    """A stream whose blocks a decoder with a memory of its own turns into frames."""
+
+    def __init__(self, world: World, seed: int, start: Any, fused: bool, decoder: Decoder) -> None:
+        super().__init__(world, seed, start, None, fused)
+        self._decoder = decoder
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return a copy of everything that changes."""
+        return super().snapshot() | {"text": self.window.text, "decoder": self._decoder.snapshot()}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go back to a snapshot."""
+        super().restore(saved)
+        self.window.text = saved["text"]
+        self._decoder.restore(saved["decoder"])
+
+    def _decode(self, block: Tensor) -> Tensor:
+        return self._decoder.decode(block[0])[None]
+
+
+class TextStream(VideoStream):
     """One running text world; set `prompt` at any time."""
 
     world: TextWorld
 
     def __init__(self, world: TextWorld, seed: int, fused: bool) -> None:
-        super().__init__(world, seed, 0, None, fused)
         assert world.parts is not None, "a world without parts can be saved, not played"
+        super().__init__(world, seed, 0, fused, world.parts.new_decoder())
         self.prompt = ""
         self._heard: str | None = None  # the prompt that the window is conditioned on
-        self._parts, self._decoder = world.parts, world.parts.new_decoder()
+        self._encode = world.parts.encode
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of everything that changes."""
-        return super().snapshot() | {"prompt": self.prompt, "heard": self._heard, "text": self.window.text, "decoder": self._decoder.snapshot()}
+        return super().snapshot() | {"prompt": self.prompt, "heard": self._heard}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go back to a snapshot."""
         super().restore(saved)
-        self.prompt, self._heard, self.window.text = saved["prompt"], saved["heard"], saved["text"]
-        self._decoder.restore(saved["decoder"])
+        self.prompt, self._heard = saved["prompt"], saved["heard"]
 
     def _changed(self, vectors: np.ndarray) -> bool:
         heard, self._heard = self._heard, self.prompt
         if heard != self.prompt:
-            self.window.text = self.world.transformer.embed_text(self._parts.encode(self.prompt).to(self.world.device, self.world.dtype))
+            self.window.text = self.world.transformer.embed_text(self._encode(self.prompt).to(self.world.device, self.world.dtype))
         return heard not in (None, self.prompt)
-
-    def _decode(self, block: Tensor) -> Tensor:
-        return self._decoder.decode(block[0])[None]
 
     def _past(self, start: Any, actions: np.ndarray | None, batch: int) -> tuple[Tensor, Tensor, np.ndarray]:
         card = self.world.card
