@@ -3,8 +3,8 @@
 import os
 import shutil
 import threading
-from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pygame
@@ -15,11 +15,11 @@ from toy_world import CARD, FORWARD, LEFT, TURN, UP, ToyClock, ToyStream, ToyWor
 
 import main
 from controls.keyboard import Keyboard
-from controls.keys import CODES
+from controls.keys import CODES, Actions
 from controls.tape import Nobody, Tape
 from game import beside_real, theme
 from game import gate as gate_module
-from game.beside_real import GameBesideReal, Pair
+from game.beside_real import GameBesideReal, Pair, Played, check_real
 from game.game import Game, GameConfig
 from game.gate import Arrival, Gate
 from game.key_menu import KeyMenu
@@ -29,6 +29,8 @@ from game.play import NullScreen
 from game.shelf import Shelf
 from game.window import Window, WindowConfig
 from world_model.card import ActionSpec, read_card, read_screen
+from world_model.psnr import psnr_db
+from world_model.real.sources import SOURCES
 from world_model.session import Session
 from world_model.world import World
 
@@ -311,7 +313,7 @@ class ToyReal:
         self.number = 0
         return np.full((frames, 24, 32, 3), seed % 256, np.uint8), np.zeros((frames, 2), np.float32)
 
-    def step(self, actions: Iterable[str]) -> np.ndarray | None:
+    def step(self, actions: Actions) -> np.ndarray | None:
         self.number += 1
         return None if self.number > 4 else np.full((24, 32, 3), 200 * (FORWARD in actions), np.uint8)
 
@@ -334,6 +336,28 @@ def test_the_real_game_gets_the_same_start_and_the_same_keys() -> None:
     assert LEFT and game.recording is None
 
 
+@pytest.mark.parametrize("name", ["maze", "arena", "racing"])
+def test_every_shipped_world_has_its_real_game_beside_it(name: str) -> None:
+    source = SOURCES[name]
+    pytest.importorskip(source.needs)
+    names = source.origin.action_names
+
+    def vector(held: Actions) -> np.ndarray:
+        return np.array([name in held for name in names], np.float32)
+
+    check_real(source.origin)  # type: ignore[arg-type]
+    real = Played(SimpleNamespace(card=source.origin, action_vector=vector))  # type: ignore[arg-type]
+    frames, actions = real.begin(5, 4)
+    again, _ = real.begin(5, 4)
+    assert np.array_equal(frames, again) and actions.shape == (4, len(names))
+    turned = [real.step((names[0],)) for _ in range(6)]
+    real.begin(5, 4)
+    stayed = [real.step(()) for _ in range(6)]
+    assert turned[-1] is not None and stayed[-1] is not None and turned[-1].shape == frames.shape[1:]
+    assert psnr_db(turned[-1], stayed[-1]) < 40, "it obeys"
+    real.close()
+
+
 def test_what_cannot_be_played_beside_the_real_game_is_said(monkeypatch: pytest.MonkeyPatch, tiny_world_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
         ([str(tiny_world_path), "--beside-real"], "There is no real game to play beside Tiny"),
@@ -345,4 +369,4 @@ def test_what_cannot_be_played_beside_the_real_game_is_said(monkeypatch: pytest.
         assert words in capsys.readouterr().err
     monkeypatch.setattr(beside_real.importlib.util, "find_spec", lambda name: None)
     assert main.main(["play", "maze", "--beside-real"]) == 2
-    assert "needs ViZDoom; install it by pip install -e '.[make]'" in capsys.readouterr().err
+    assert "needs vizdoom; install it by pip install -e '.[make]'" in capsys.readouterr().err
