@@ -108,7 +108,7 @@ def details(entry: Entry, live: np.ndarray | None, px: int) -> pygame.Surface:
 
 
 def _facts(card: Card, width: int, px: int) -> list[pygame.Surface]:
-    asks = ", ".join(action.label for action in card.actions) or "Listens to words"
+    asks = ", ".join(action.label + " (analogue)" * action.analogue for action in card.actions) or "Listens to words"
     lines = [text(f"{card.width} x {card.height} at {card.fps:g} fps", px), paragraph(asks, px, width, theme.QUIET)]
     told = [f"{name.replace('_', ' ')} {value if isinstance(value, str) else format(value, '.4g')}" for name, value in card.figures.items()]
     halves = told[: FIGURES // 2], told[FIGURES // 2 : FIGURES]

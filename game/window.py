@@ -160,6 +160,8 @@ class Window:
             self._dirty = True
         for code, down in self._pads.handle(event):
             (self._press if down else self._release)(code)
+        if event.type in (pygame.CONTROLLERAXISMOTION, pygame.CONTROLLERDEVICEREMOVED):
+            self._keyboard.tilt(self._pads.tilts, self._clock.now_s(), further=not self._page)
         if self._pads.notice:
             self._say(self._pads.notice)
 
