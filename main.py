@@ -109,7 +109,7 @@ class Bench:
         from game import reaction
         from world_model.evaluation.bench import run
 
-        return run(**asdict(self), key_to_photon=reaction.measure)
+        return run(**asdict(self), key_to_photon=reaction.measure, swap=reaction.measure_swap)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controls.keys import bindings
+from game.preview import Preview
 from game.shelf import Shelf, Stamp
 from game.stage import World
 
@@ -38,6 +39,7 @@ class Gate:
     Attributes:
         keep_screen: whether the next world begins from the frame on the screen, and not afresh.
         opening: the file that is being loaded.
+        preview: where a world can be looked at before it is entered.
     """
 
     def __init__(self, shelf: Shelf, load: Callable[[Path], World], inside: Path | None = None, watch: bool = False) -> None:
@@ -51,6 +53,7 @@ class Gate:
         self._arrival: Arrival | None = None
         self._asked, self._closed = 0, False
         self._lock, self._loading = threading.Lock(), threading.Lock()
+        self.preview = Preview(self._show)
         self._worker: threading.Thread | None = None
 
     @property
@@ -78,6 +81,7 @@ class Gate:
         """Open nothing more."""
         self._closed = True
         self.shelf.close()
+        self.preview.close()
         if self._worker:
             self._worker.join(CLOSING_S)
 
@@ -92,7 +96,7 @@ class Gate:
             if number != self._asked or self._closed:
                 return
             try:
-                arrival = Arrival(self._try(path), keep_screen)
+                arrival = Arrival(self.preview.loaded(self.shelf.find(path)) or self._try(path), keep_screen)
             except Exception as error:  # whatever it is, the game goes on
                 why = (str(error) or type(error).__name__).splitlines()[0]
                 arrival = Arrival(None, keep_screen, why if isinstance(error, ValueError) else f"{path} cannot be entered: {why}.")
@@ -101,6 +105,10 @@ class Gate:
                     if arrival.world and path != self.inside:
                         self.inside, self._seen = path, None
                     self._arrival, self.opening = arrival, None
+
+    def _show(self, path: Path) -> World:
+        with self._loading:
+            return self._try(path)
 
     def _try(self, path: Path) -> World:
         """Return a world that has made a frame, so that it is neither damaged nor slow to begin."""

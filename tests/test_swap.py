@@ -17,7 +17,7 @@ import main
 from controls.keyboard import Keyboard
 from controls.keys import CODES, Actions
 from controls.tape import Nobody, Tape
-from game import beside_real, theme
+from game import beside_real, reaction, theme
 from game import gate as gate_module
 from game.beside_real import GameBesideReal, Pair, Played, check_real
 from game.game import Game, GameConfig
@@ -243,6 +243,56 @@ def test_the_picker_chooses_by_key_and_mouse(folder: Path, tiny_world_path: Path
     assert picker.point(rect.center, False) and picker.chosen == path and not picker.point(rect.center, True)
     assert picker.point((-5, -5), True)
     assert asked == ["c", "b", "a"]
+
+
+def test_the_chosen_world_is_played_for_show_and_not_loaded_twice(folder: Path, tiny_world_path: Path) -> None:
+    pygame.font.init()
+    for name in "abc":
+        shutil.copy(tiny_world_path, folder / f"{name}.safetensors")
+    arena, loaded = ToyWorld(ARENA), []
+
+    def load(path: Path) -> ToyWorld:
+        loaded.append(path.stem)
+        if path.stem == "b":
+            raise MemoryError
+        return arena
+
+    shelf = Shelf()
+    shelf.look()
+    gate = Gate(shelf, load, folder / "a.safetensors")
+    picker, screen = Picker(gate), np.zeros((24, 32, 3), np.uint8)
+    picker.draw(screen, 12)
+    picker.press(CODES["down"])
+    picker.draw(screen, 12)
+    until(lambda: loaded == ["b"])
+    assert gate.preview.picture is None, "what cannot be loaded is shown by its first start"
+    picker.press(CODES["down"])
+    picker.draw(screen, 12)
+    until(lambda: len(arena.asked) > 9)
+    assert gate.preview.picture is not None and {("turn_left",), ("fire",)} <= set(arena.asked)
+    before = pygame.surfarray.array3d(picker.draw(screen, 12))
+    made = len(arena.asked)
+    until(lambda: len(arena.asked) > made + 1)
+    assert (pygame.surfarray.array3d(picker.draw(screen, 12)) != before).any(), "it is alive"
+    assert not picker.press(CODES["return"])
+    assert arrive(gate).world is arena and loaded == ["b", "c"]
+    until(lambda: gate.preview.picture is None)
+    made = len(arena.asked)
+    threading.Event().wait(0.5)
+    assert len(arena.asked) <= made + 1, "nobody looks"
+    gate.close()
+
+
+def test_how_long_a_swap_takes_is_measured_in_the_running_game() -> None:
+    class Filed(ToyWorld):
+        path = Path("toy.safetensors")
+
+    def load() -> Filed:
+        threading.Event().wait(0.2)
+        return Filed(replace(CARD, fps=100.0))
+
+    figures = reaction.measure_swap(load(), load, times=2)
+    assert 0.2 <= figures["p50"] <= figures["max"] < 5 and 9 <= figures["still_ms"] < 200
 
 
 @pytest.mark.parametrize("window", [(640, 480), (1024, 768), (3840, 2160)])
