@@ -123,10 +123,18 @@ class Gate:
         return world
 
 
-def free_bytes() -> int | None:
-    """Return how much memory is free; None where the system does not say."""
+def free_bytes(root: Path = Path("/")) -> int | None:
+    """Return how much memory is free, in the machine or in the container that this runs in; None where the system does not say."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return None
+    group = root / "sys/fs/cgroup"
+    try:
+        used, most = int((group / "memory.current").read_text()), int((group / "memory.max").read_text())
+        lines = (group / "memory.stat").read_text().splitlines()
+        cached = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    except (OSError, ValueError, StopIteration):  # no container, or one without a limit
+        return free
+    return min(free, most - used + cached)

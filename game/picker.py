@@ -114,8 +114,16 @@ def details(entry: Entry, live: np.ndarray | None, px: int) -> pygame.Surface:
 def _facts(card: Card, width: int, px: int) -> list[pygame.Surface]:
     asks = ", ".join(action.label + " (analogue)" * action.analogue for action in card.actions) or "Listens to words"
     lines = [text(f"{card.width} x {card.height} at {card.fps:g} fps", px), paragraph(asks, px, width, theme.QUIET)]
-    told = [f"{name.replace('_', ' ')} {value if isinstance(value, str) else format(value, '.4g')}" for name, value in card.figures.items()]
-    halves = told[: FIGURES // 2], told[FIGURES // 2 : FIGURES]
     small = round(px * 0.9)
-    figures = [column([widened(clipped(text(line, small, theme.QUIET), 12 * px - small), 12 * px) for line in half], 2) for half in halves if half]
-    return [*lines, *([row(figures, 0, "start")] if figures else [])]
+    told = [text(line, small, theme.QUIET) for line in figures(card)[:FIGURES]]
+    return [*lines, *([column(told, 2)] if told else [])]
+
+
+def figures(card: Card) -> list[str]:
+    """Return a card's measured figures as lines, with what was measured for several numbers of frames ahead in one."""
+    found: dict[str, dict[str, str]] = {}
+    for name, value in card.figures.items():
+        stem, _, ahead = name.rpartition("_")
+        stem, ahead = (stem, ahead) if stem and ahead.isdigit() else (name, "")
+        found.setdefault(stem.replace("_", " ").replace("psnr", "PSNR"), {})[ahead] = value if isinstance(value, str) else format(value, ".4g")
+    return [f"{name} {', '.join(f'{ahead}: {value}' if ahead else value for ahead, value in values.items())}" for name, values in found.items()]

@@ -58,6 +58,12 @@ def test_a_vector_is_one_batch_of_streams(tiny_world_path: Path) -> None:
     actions = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], np.int8)
     one = [envs.step(actions) for _ in range(3)]
     assert [bool(cut.all()) for _, _, _, cut, _ in one] == [False, True, False]
+    envs.unwrapped.reward = np.mean
+    with pytest.raises(ValueError, match="one for each frame"):
+        envs.step(actions)
+    envs.unwrapped.reward = lambda frames: frames.mean((1, 2, 3))
+    envs.reset(seed=1)
+    assert envs.step(actions)[1].shape == (3,)
     again, _ = envs.reset(seed=1)
     assert np.array_equal(screens, again) and np.array_equal(envs.step(actions)[0], one[0][0])
 

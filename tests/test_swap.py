@@ -16,6 +16,7 @@ from toy_world import CARD, FORWARD, LEFT, TURN, UP, ToyClock, ToyStream, ToyWor
 import main
 from controls.keyboard import Keyboard
 from controls.keys import CODES, Actions
+from controls.layout import Layout
 from controls.tape import Nobody, Tape
 from game import beside_real, reaction, theme
 from game import gate as gate_module
@@ -197,6 +198,18 @@ def test_the_gate_opens_worlds_and_says_what_is_wrong_with_others(tmp_path: Path
     gate.close()
 
 
+@pytest.mark.parametrize(("most", "free"), [("max", 2000 << 10), (str(5 << 20), 2000 << 10), (str(1 << 20), 700_000 + (1 << 20) - 900_000)])
+def test_a_container_may_have_less_memory_than_its_machine(most: str, free: int, tmp_path: Path) -> None:
+    group = tmp_path / "sys" / "fs" / "cgroup"
+    group.mkdir(parents=True)
+    (tmp_path / "proc").mkdir()
+    assert gate_module.free_bytes(tmp_path) is None
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:  2000 kB\n")
+    for name, text in (("max", most), ("current", "900000"), ("stat", "anon 5\ninactive_file 700000\n")):
+        (group / f"memory.{name}").write_text(text + "\n")
+    assert gate_module.free_bytes(tmp_path) == free
+
+
 def test_of_two_worlds_the_later_one_counts(tmp_path: Path) -> None:
     going = threading.Event()
     gate = Gate(Shelf(), lambda path: (going.wait(5), ToyWorld(ARENA if path.name == "b" else CARD))[1])
@@ -299,7 +312,7 @@ def test_how_long_a_swap_takes_is_measured_in_the_running_game() -> None:
 def test_pages_fit_in_the_window(window: tuple[int, int], folder: Path, tiny_world_path: Path) -> None:
     pygame.font.init()
     px = theme.unit(window)
-    figures = {f"psnr_teacher_forced_{n}": 24.4 + n for n in range(12)}
+    figures = {f"psnr_teacher_forced_{n}_{ahead}": 24.4 for n in "abcdefghijkl" for ahead in (1, 8, 32)}
     actions = tuple(ActionSpec(f"strafe_left_{n}", ("up", "w", "kp_enter"), "W" * 40) for n in range(20))
     card = replace(CARD, title="W" * 79 + "\0", figures=figures, actions=actions[:8])
     for n in range(12):
@@ -311,6 +324,45 @@ def test_pages_fit_in_the_window(window: tuple[int, int], folder: Path, tiny_wor
     for page in (Picker(Gate(shelf, lambda path: ToyWorld()), shelf.entries[3].path), KeyMenu(lambda: actions, Keyboard(), print)):
         picture = page.draw(None, px)
         assert picture.get_width() <= window[0] and picture.get_height() <= window[1]
+
+
+def test_keys_and_buttons_are_chosen_in_the_menu_while_the_game_goes_on_and_kept(tmp_path: Path) -> None:
+    world, path = ToyWorld(replace(CARD, fps=100.0)), tmp_path / "controls.json"
+    keyboard = Keyboard(Layout(path))
+    window = Window(lambda mailbox: Game(lambda: world, keyboard, mailbox), keyboard, WindowConfig("Toy", screenshots=tmp_path))
+
+    def button(kind: int, number: int) -> None:
+        pygame.event.post(pygame.Event(kind, instance_id=1, button=number))
+
+    def keys() -> dict[str, tuple[str, ...]]:
+        return {bound.name: bound.keys for bound in Layout(path).of(CARD.actions)} if path.exists() else {}
+
+    def story() -> None:
+        until(lambda: len(world.asked) > 3)
+        tap("f10")
+        for name in ("down", "return", "q"):
+            tap(name)
+        until(lambda: keys().get(TURN, ()) == ("q", "pad_left", "stick_left"))
+        tap("equals")
+        button(pygame.CONTROLLERBUTTONDOWN, 10)
+        until(lambda: keys()[TURN] == ("q", "pad_left", "stick_left", "pad_r1"))
+        button(pygame.CONTROLLERBUTTONUP, 10)
+        for name in ("return", "escape", "escape"):  # changed his mind, and left
+            tap(name)
+        until(lambda: window._page is None)
+        assert set(world.asked) == {()}, "what is pressed in the menu does not reach the world"
+        key(pygame.KEYDOWN, CODES["q"])
+        until(lambda: world.asked[-1] == (TURN,))
+        key(pygame.KEYUP, CODES["q"])
+        button(pygame.CONTROLLERBUTTONDOWN, 10)
+        key(pygame.KEYDOWN, UP)
+        until(lambda: world.asked[-1] == (FORWARD, TURN))
+        tap("f10")
+        tap("down")
+        tap("backspace")
+        until(lambda: keys()[TURN][0] == "left")
+
+    act_in(window, story)
 
 
 def test_the_window_swaps_worlds_while_a_key_is_held(folder: Path, tiny_world_path: Path) -> None:

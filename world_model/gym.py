@@ -87,7 +87,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Args:
         num_envs: how many.
         world: as in `WorldEnv`.
-        reward: of frames uint8 [num_envs, height, width, 3], [num_envs].
+        reward: of frames uint8 [num_envs, height, width, 3], one number for each.
         max_episode_steps: all streams begin anew in the step after so many.
         render_mode: as in `WorldEnv`; `render` returns all screens.
         device: as in `WorldEnv`.
@@ -126,6 +126,8 @@ class WorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             return self.reset()[0], np.zeros(self.num_envs), none, none.copy(), {}
         frames = self.stream.tick(_held(self.world.card, actions))
         rewards = np.zeros(self.num_envs) if self.reward is None else np.asarray(self.reward(frames), np.float64)
+        if rewards.shape != (self.num_envs,):
+            raise ValueError(f"The reward of a batch is {self.num_envs} numbers, one for each frame, not of shape {rewards.shape}.")
         return frames, rewards, none, np.full(self.num_envs, self.stream.frame == self.max_episode_steps), {}
 
     def render(self) -> Any:
