@@ -67,7 +67,7 @@ class Worlds:
                 print(f"{path.stem:<16}cannot be played: {card}")
             else:
                 actions = ", ".join(action.name for action in card.actions) or "prompts"
-                print(f"{card.name:<16}{card.title}; {card.width}x{card.height} at {card.fps:g} fps; {actions}")
+                print(f"{path.stem:<16}{card.title}; {card.width}x{card.height} at {card.fps:g} fps; {actions}")
         return 0
 
 
