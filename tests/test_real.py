@@ -203,7 +203,7 @@ def test_what_is_drawn_under_vectors_of_actions_is_collected_with_how_far_they_w
     recipe = find_recipe("", tmp_path / "data")
     assert [action.analogue for action in recipe.origin.actions] == [shares > 2, False]
     held_or_not = msgspec.structs.replace(recipe.origin, actions=tuple(msgspec.structs.replace(a, analogue=not a.analogue) for a in recipe.origin.actions))
-    with pytest.raises(ValueError, match="collected with other actions"):
+    with pytest.raises(ValueError, match="collected with other analogue actions"):
         check(replace(recipe, origin=held_or_not), clips)
     with pytest.raises(OriginError, match="holds sessions of drawn with other actions"):
         held_or_not.write(tmp_path / "data")
