@@ -67,7 +67,7 @@ class Worlds:
                 print(f"{path.stem:<16}cannot be played: {card}")
             else:
                 actions = ", ".join(action.name for action in card.actions) or "prompts"
-                print(f"{card.name:<16}{card.title}; {card.width}x{card.height} at {card.fps:g} fps; {actions}")
+                print(f"{path.stem:<16}{card.title}; {card.width}x{card.height} at {card.fps:g} fps; {actions}")
         return 0
 
 
@@ -109,7 +109,7 @@ class Bench:
         from game import cost, reaction
         from world_model.evaluation.bench import run
 
-        return run(**asdict(self), key_to_photon=reaction.measure, recording=cost.measure)
+        return run(**asdict(self), key_to_photon=reaction.measure, recording=cost.measure, swap=reaction.measure_swap)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 An action is on for a tick if one of its keys is down when the tick begins, or went down since the tick before. So a tap of
 a millisecond reaches exactly one tick, a key that is released stops at the very next one, and of two keys on one action
 either keeps it on. Keys are remembered whether or not anything is bound to them: what is pressed or released while a world
-loads counts as soon as it is there. The window presses and releases, the generation thread takes; a lock keeps them apart.
+loads counts as soon as it is there. An analogue action is held as far as its stick or trigger is pushed, and wholly by a key.
+The window presses, tilts and releases, the generation thread takes; a lock keeps them apart.
 """
 
 import threading
@@ -11,15 +12,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from controls.keys import ActionSpec, bindings
+from controls.keys import Actions, ActionSpec, bindings
 from controls.layout import Layout
 
 
 @dataclass(frozen=True)
 class Held:
-    """What is asked of one tick: action names in the card's order, and when the oldest input that it is the first to see happened."""
+    """What is asked of one tick: actions in the card's order, and when the oldest input that it is the first to see happened."""
 
-    actions: tuple[str, ...] = ()
+    actions: Actions = ()
     input_s: float | None = None
 
 
@@ -48,8 +49,9 @@ class Keyboard:
         self.layout = layout or Layout()
         self._lock = threading.Lock()
         self._actions: tuple[ActionSpec, ...] = ()
-        self._order: tuple[str, ...] = ()
+        self._analogue: dict[str, bool] = {}  # by action, in the card's order
         self._bound: dict[int, str] = {}
+        self._tilts: Mapping[int, float] = {}
         self._down: set[int] = set()
         self._tapped: set[int] = set()
         self._input_s: float | None = None
@@ -64,7 +66,8 @@ class Keyboard:
         bindings(actions)  # a card that is wrong is refused, whatever the player chose
         bound = bindings(self.layout.of(actions))
         with self._lock:
-            self._actions, self._order, self._bound = actions, tuple(action.name for action in actions), bound
+            self._actions, self._bound = actions, bound
+            self._analogue = {action.name: action.analogue for action in actions}
             self._input_s = None
 
     @property
@@ -91,19 +94,41 @@ class Keyboard:
                 self._down.discard(scancode)
                 self._note(scancode, now_s)
 
+    def tilt(self, tilts: Mapping[int, float], now_s: float, *, further: bool = True) -> None:
+        """Note how far every stick and trigger is pushed, from 0 to 1; those that are not named are let go.
+
+        Args:
+            further: False takes none for pushed further than it was, only for less far.
+        """
+        with self._lock:
+            before = self._tilts
+            self._tilts = dict(tilts) if further else {code: min(share, before.get(code, 0.0)) for code, share in tilts.items()}
+            for code in before.keys() | tilts.keys():
+                if before.get(code) != self._tilts.get(code) and self._analogue.get(self._bound.get(code, "")):
+                    self._note(code, now_s)
+
     def release_all(self) -> None:
         """Let go of everything: the window lost the keyboard, and no key-up will be heard from now on."""
         with self._lock:
             self._down.clear()
+            self._tilts = {}
 
     def take(self) -> Held:
         """Return the actions of one tick and forget the taps that it has now seen."""
         with self._lock:
-            asked = {self._bound[code] for code in self._down | self._tapped if code in self._bound}
-            held = Held(tuple(name for name in self._order if name in asked), self._input_s)
+            asked: dict[str, float] = {}
+            for code in (self._down | self._tapped | self._tilts.keys()) & self._bound.keys():
+                name = self._bound[code]
+                asked[name] = max(asked.get(name, 0.0), self._share(code, name))
+            held = {name: asked[name] for name in self._analogue if asked.get(name)}
+            input_s, self._input_s = self._input_s, None
             self._tapped.clear()
-            self._input_s = None
-        return held
+        return Held(held if any(share < 1 for share in held.values()) else tuple(held), input_s)
+
+    def _share(self, code: int, name: str) -> float:
+        """Return how far a key, button, stick or trigger asks for its action."""
+        tilt = self._tilts.get(code, 0.0) if self._analogue[name] else 0.0
+        return tilt or float(code in self._down | self._tapped)
 
     def _note(self, scancode: int, now_s: float) -> None:
         if scancode in self._bound and self._input_s is None:

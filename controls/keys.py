@@ -33,8 +33,11 @@ CODES: Mapping[str, int] = {**SCANCODES, **GAMEPAD}
 NAMES: Mapping[int, str] = {code: name for name, code in CODES.items()}
 
 
+Actions = tuple[str, ...] | Mapping[str, float]  # names; or, where some are held partly, how far each is: more than 0, at most 1
+
+
 class ActionSpec(Protocol):
-    """One action of a world's card: its name, the keys that ask for it and words for the help screen."""
+    """One action of a world's card: its name, the keys that ask for it, words for the help screen, and whether it can be held partly."""
 
     @property
     def name(self) -> str: ...
@@ -42,6 +45,13 @@ class ActionSpec(Protocol):
     def keys(self) -> tuple[str, ...]: ...
     @property
     def label(self) -> str: ...
+    @property
+    def analogue(self) -> bool: ...
+
+
+def shares(actions: Actions) -> dict[str, float]:
+    """Return how far each held action is held."""
+    return dict(actions) if isinstance(actions, Mapping) else dict.fromkeys(actions, 1.0)
 
 
 def bindings(actions: Iterable[ActionSpec]) -> dict[int, str]:

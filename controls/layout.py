@@ -17,6 +17,7 @@ from controls.keys import CODES, GAMEPAD, ActionSpec
 
 MAX_BYTES = 1 << 20
 DIRECTIONS = {"left": ("left",), "right": ("right",), "up": ("forward", "up"), "down": ("backward", "back", "down")}
+TRIGGERS = ("pad_r2", "pad_l2")  # for what can be held partly
 SIDES = {"left": "pad_l1", "right": "pad_r1"}  # for a second pair, as turning and stepping aside
 BUTTONS = ("pad_a", "pad_b", "pad_x", "pad_y", "pad_r2", "pad_l2", "pad_r1", "pad_l1", "pad_r3", "pad_l3")
 
@@ -35,6 +36,7 @@ class Bound:
     name: str
     keys: tuple[str, ...]
     label: str
+    analogue: bool
 
 
 class Layout:
@@ -65,7 +67,7 @@ class Layout:
             wanted = self._own.get(action.name, tuple(key.lower() for key in action.keys) + usual[action.name])
             keys[action.name] = tuple(sorted((key for key in wanted if key not in taken), key=GAMEPAD.__contains__))
             taken |= set(wanted)
-        return tuple(Bound(action.name, keys[action.name], action.label) for action in actions)
+        return tuple(Bound(action.name, keys[action.name], action.label, action.analogue) for action in actions)
 
     def choose(self, actions: Iterable[ActionSpec], name: str, key: str, *, more: bool = False) -> None:
         """Let a key ask for the action of that name, in place of its other keys of the same device or with `more` beside them; keep that.
@@ -94,9 +96,10 @@ class Layout:
 
 
 def gamepad_keys(actions: Iterable[ActionSpec]) -> dict[str, tuple[str, ...]]:
-    """Return by action the usual keys of a gamepad: the cross and the left stick for what sounds like a direction, buttons in order for the rest.
+    """Return by action the usual keys of a gamepad.
 
-    Keys that the card itself names are left alone.
+    What sounds like a direction has the cross and the left stick, what else is analogue a trigger, the rest buttons in order. Keys that the card itself
+    names are left alone.
     """
     actions = tuple(actions)
     free = [button for button in BUTTONS if not any(button in action.keys for action in actions)]
@@ -111,9 +114,11 @@ def gamepad_keys(actions: Iterable[ActionSpec]) -> dict[str, tuple[str, ...]]:
         elif SIDES.get(direction) in free:
             free.remove(SIDES[direction])
             found[action.name] = (SIDES[direction],)
-    for action in actions:
-        if action.name not in found:
-            found[action.name] = (free.pop(0),) if free else ()
+    for action in sorted((action for action in actions if action.name not in found), key=lambda action: not action.analogue):
+        button = next((trigger for trigger in TRIGGERS if action.analogue and trigger in free), free[0] if free else None)
+        if button:
+            free.remove(button)
+        found[action.name] = (button,) if button else ()
     return found
 
 

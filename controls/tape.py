@@ -1,9 +1,9 @@
-"""A tape plays in place of hands: the actions of each tick, one list of names after the other."""
+"""A tape plays in place of hands: the actions of each tick, one after the other."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from controls.keyboard import Held, Player
-from controls.keys import ActionSpec
+from controls.keys import Actions, ActionSpec, shares
 
 
 class Nobody:
@@ -22,7 +22,7 @@ class Nobody:
 class Tape:
     """Play a tape from its first tick; after its last, `then` plays on, and without `then` the game ends."""
 
-    def __init__(self, ticks: Sequence[tuple[str, ...]], then: Player | None = None) -> None:
+    def __init__(self, ticks: Sequence[Actions], then: Player | None = None) -> None:
         self._ticks = iter(ticks)
         self._then = then
         self._known: set[str] | None = None  # actions of the world being played
@@ -42,5 +42,6 @@ class Tape:
     def take(self) -> Held | None:
         """Return the actions of the next tick."""
         for actions in self._ticks:
-            return Held(actions if self._known is None else tuple(name for name in actions if name in self._known))
+            known = {name: share for name, share in shares(actions).items() if self._known is None or name in self._known}
+            return Held(tuple(known) if isinstance(actions, tuple) else known)
         return self._then.take() if self._then else None

@@ -1,22 +1,24 @@
 """A world beside the real game that it was learned from: the same start, the same keys, in lock-step, over a meter of how far they diverge.
 
 The pair is played like one world whose frames are twice as wide. What has happened in the real game cannot be taken back, so a game beside it has no
-rewind, slots or recordings. When an episode of the real game ends, both begin again elsewhere. Needs ViZDoom.
+rewind, slots or recordings. When an episode of the real game ends, both begin again elsewhere.
 """
 
 import importlib.util
 import math
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
 
+from controls.keys import Actions
 from game.commands import BESIDE_REAL_COMMANDS
 from game.game import Game
 from game.reel import side_by_side
 from game.stage import Stream, World
 from world_model.card import Card
 from world_model.psnr import psnr_db
+from world_model.real.doom import Doom
+from world_model.real.sources import SOURCES
 
 ELSEWHERE = 1009  # seeds of the real game from one seed of the world to the next
 
@@ -27,16 +29,17 @@ class Real(Protocol):
     def begin(self, seed: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """Play a few frames of a new episode; return them, uint8 [frames, height, width, 3], and their action vectors [frames, actions]."""
 
-    def step(self, actions: Iterable[str]) -> np.ndarray | None:
+    def step(self, actions: Actions) -> np.ndarray | None:
         """Hold the actions for one frame; return it, or None if the episode has ended."""
 
 
 def check_real(card: Card, *, recorded: bool = False) -> None:
     """Raise ValueError, with one sentence for the user, if this world cannot be played beside the real game here."""
-    if card.name != "maze":
-        raise ValueError(f"There is no real game to play beside {card.title}; --beside-real knows that of the maze.")
-    if importlib.util.find_spec("vizdoom") is None:
-        raise ValueError("--beside-real plays the real game, which needs ViZDoom; install it by pip install -e '.[make]'.")
+    source = SOURCES.get(card.name)
+    if source is None:
+        raise ValueError(f"There is no real game to play beside {card.title}; --beside-real knows those of {', '.join(SOURCES)}.")
+    if importlib.util.find_spec(source.needs) is None:
+        raise ValueError(f"--beside-real plays the real game, which needs {source.needs}; install it by pip install -e '.[make]'.")
     if recorded:
         raise ValueError("A game beside the real one is not recorded; give --beside-real without --record.")
 
@@ -53,25 +56,29 @@ class GameBesideReal(Game):
         return super().sign or (f"Real | world: {stream.psnr_db:.1f} dB" if isinstance(stream, PairStream) and math.isfinite(stream.psnr_db) else "")
 
 
-class RealMaze:
-    """The maze's real game."""
+class Played:
+    """The real game of a world that ships, for as long as the player likes."""
 
     def __init__(self, world: World) -> None:
         from world_model.evaluation.real import RealGame
 
-        self._explored: Any = RealGame(world)  # type: ignore[arg-type]
-        doom: Any = self._explored.game
-        doom.game.set_episode_timeout(0)  # for as long as the player likes
+        self._real: Any = RealGame(world)  # type: ignore[arg-type]
+        if isinstance(self._real.game, Doom):
+            self._real.game.game.set_episode_timeout(0)
 
     def begin(self, seed: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
-        """Explore for a few frames."""
-        while (played := self._explored.play(seed, frames, ())) is None:
+        """Let the scripted player play for a few frames."""
+        while (played := self._real.play(seed, frames, ())) is None:
             seed += 1
         return played[0], played[1]
 
-    def step(self, actions: Iterable[str]) -> np.ndarray | None:
-        """Walk on."""
-        return self._explored.game.step(list(actions))
+    def step(self, actions: Actions) -> np.ndarray | None:
+        """Play on."""
+        return self._real.game.step(actions)
+
+    def close(self) -> None:
+        """End the real game."""
+        self._real.close()
 
 
 class Pair:
@@ -101,16 +108,15 @@ class PairStream:
         """By how many levels the world's window went back in the last tick."""
         return self._stream.rolled_back
 
-    def tick(self, action: Iterable[str], *, rollback: int) -> np.ndarray:
+    def tick(self, action: Actions, *, rollback: int) -> np.ndarray:
         """Advance both by a frame; return both, uint8 [height + 4, 2 * width + 2, 3]."""
-        held = tuple(action)
         self.frame += 1
-        real = self._pair.real.step(held)
+        real = self._pair.real.step(action)
         if real is None:
             self._place += 1
             self._begin()
         else:
-            self._show(real, self._stream.tick(held, rollback=rollback))
+            self._show(real, self._stream.tick(action, rollback=rollback))
         return self.screen
 
     def snapshot(self) -> dict[str, Any]:

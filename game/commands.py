@@ -6,6 +6,7 @@ one of them all the same, the world wins. A command looks like an action of a ca
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from controls.keys import ActionSpec
 
@@ -17,6 +18,7 @@ class Command:
     name: str
     keys: tuple[str, ...]
     label: str
+    analogue: ClassVar[bool] = False
 
 
 _WINDOW = (

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controls.keys import bindings
+from game.preview import Preview
 from game.shelf import Shelf, Stamp
 from game.stage import World
 
@@ -38,6 +39,7 @@ class Gate:
     Attributes:
         keep_screen: whether the next world begins from the frame on the screen, and not afresh.
         opening: the file that is being loaded.
+        preview: where a world can be looked at before it is entered.
     """
 
     def __init__(self, shelf: Shelf, load: Callable[[Path], World], inside: Path | None = None, watch: bool = False) -> None:
@@ -51,6 +53,7 @@ class Gate:
         self._arrival: Arrival | None = None
         self._asked, self._closed = 0, False
         self._lock, self._loading = threading.Lock(), threading.Lock()
+        self.preview = Preview(self._show)
         self._worker: threading.Thread | None = None
 
     @property
@@ -78,6 +81,7 @@ class Gate:
         """Open nothing more."""
         self._closed = True
         self.shelf.close()
+        self.preview.close()
         if self._worker:
             self._worker.join(CLOSING_S)
 
@@ -92,7 +96,7 @@ class Gate:
             if number != self._asked or self._closed:
                 return
             try:
-                arrival = Arrival(self._try(path), keep_screen)
+                arrival = Arrival(self.preview.loaded(self.shelf.find(path)) or self._try(path), keep_screen)
             except Exception as error:  # whatever it is, the game goes on
                 why = (str(error) or type(error).__name__).splitlines()[0]
                 arrival = Arrival(None, keep_screen, why if isinstance(error, ValueError) else f"{path} cannot be entered: {why}.")
@@ -101,6 +105,10 @@ class Gate:
                     if arrival.world and path != self.inside:
                         self.inside, self._seen = path, None
                     self._arrival, self.opening = arrival, None
+
+    def _show(self, path: Path) -> World:
+        with self._loading:
+            return self._try(path)
 
     def _try(self, path: Path) -> World:
         """Return a world that has made a frame, so that it is neither damaged nor slow to begin."""
@@ -115,10 +123,18 @@ class Gate:
         return world
 
 
-def free_bytes() -> int | None:
-    """Return how much memory is free; None where the system does not say."""
+def free_bytes(root: Path = Path("/")) -> int | None:
+    """Return how much memory is free, in the machine or in the container that this runs in; None where the system does not say."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return None
+    group = root / "sys/fs/cgroup"
+    try:
+        used, most = int((group / "memory.current").read_text()), int((group / "memory.max").read_text())
+        lines = (group / "memory.stat").read_text().splitlines()
+        cached = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    except (OSError, ValueError, StopIteration):  # no container, or one without a limit
+        return free
+    return min(free, most - used + cached)

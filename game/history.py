@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from controls.keys import Actions
+
 MAX_BYTES = 256 << 20
 
 
@@ -24,7 +26,7 @@ class Moment:
     number: int  # of its last frame, since the stream began
     made_s: float
     saved: Any  # what `restore` of the stream takes; None in worlds whose states are too large to be kept
-    actions: tuple[str, ...] = ()
+    actions: Actions = ()
     rollback: int = 0
     prompt: str = ""
     input_s: float | None = None

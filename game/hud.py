@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pygame
 
-from controls.keys import GAMEPAD, ActionSpec
+from controls.keys import GAMEPAD, Actions, ActionSpec, shares
 from game import theme
 from game.commands import Command, commands_beside
 from game.mailbox import Picture
@@ -60,9 +60,10 @@ def minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def seen_keys(actions: Sequence[ActionSpec], seen: Sequence[str], px: int) -> pygame.Surface:
-    """One key cap per action, lit if the model saw that action in the frame on the screen."""
-    caps = [key_cap(action.keys[0] if action.keys else action.name, action.name in seen, px) for action in actions]
+def seen_keys(actions: Sequence[ActionSpec], seen: Actions, px: int) -> pygame.Surface:
+    """One key cap per action, lit as far as the model saw that action in the frame on the screen."""
+    held = shares(seen)
+    caps = [key_cap(action.keys[0] if action.keys else action.name, held.get(action.name, 0.0), px) for action in actions]
     return row(caps, px // 4)
 
 

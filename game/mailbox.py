@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from controls.keys import Actions
 from game.history import Moment
 from game.meters import Speed
 
@@ -19,7 +20,7 @@ class Picture:
 
     frame: np.ndarray  # uint8 [height, width, 3]
     number: int = 0  # frames since the start picture, which is number 0
-    actions: tuple[str, ...] = ()  # what the model saw
+    actions: Actions = ()  # what the model saw
     input_s: float | None = None  # when the oldest input happened that this frame is the first to obey
     speed: Speed = Speed()
     rollback: int = 0  # by how many levels, when the actions change

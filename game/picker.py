@@ -47,6 +47,8 @@ class Picker:
             self._gate.keep_screen = not self._gate.keep_screen
         if meaning == "enter" and self.chosen:
             self._gate.enter(self.chosen)
+        if meaning in ("enter", "close"):
+            self._gate.preview.look(None)
         return meaning not in ("enter", "close")
 
     def point(self, place: tuple[int, int], click: bool) -> bool:
@@ -58,7 +60,7 @@ class Picker:
         return True
 
     def draw(self, frame: np.ndarray | None, px: int) -> pygame.Surface:
-        """Return the picture of it; `frame` is the one on the screen, a live picture of the world being played."""
+        """Return the picture of it, with a live picture of the chosen world; that of the world being played is `frame`, the one on the screen."""
         entries = self._gate.shelf.entries
         here = next((n for n, entry in enumerate(entries) if entry.path == self.chosen), 0)
         first = max(0, min(here - ROWS // 2, len(entries) - ROWS))
@@ -66,7 +68,9 @@ class Picker:
         rows = [self._row(number, entry, px) for number, entry in shown]
         worlds = column(rows or [text("There are no worlds yet.", px, theme.QUIET)], px // 2)
         chosen = entries[here] if entries else None
-        live = frame if chosen and chosen.path == self._gate.inside else None
+        here_now = chosen and chosen.path == self._gate.inside
+        self._gate.preview.look(chosen if chosen and chosen.card and not chosen.card.parts and not here_now else None)
+        live = frame if here_now else self._gate.preview.picture
         tables = row([worlds, details(chosen, live, px)], 2 * px, "start") if chosen else worlds
         head = text("Worlds", round(px * 1.5))
         modes = [text(words, px, theme.LIT if on else theme.QUIET) for words, on in self._modes()]
@@ -108,10 +112,18 @@ def details(entry: Entry, live: np.ndarray | None, px: int) -> pygame.Surface:
 
 
 def _facts(card: Card, width: int, px: int) -> list[pygame.Surface]:
-    asks = ", ".join(action.label for action in card.actions) or "Listens to words"
+    asks = ", ".join(action.label + " (analogue)" * action.analogue for action in card.actions) or "Listens to words"
     lines = [text(f"{card.width} x {card.height} at {card.fps:g} fps", px), paragraph(asks, px, width, theme.QUIET)]
-    told = [f"{name.replace('_', ' ')} {value if isinstance(value, str) else format(value, '.4g')}" for name, value in card.figures.items()]
-    halves = told[: FIGURES // 2], told[FIGURES // 2 : FIGURES]
     small = round(px * 0.9)
-    figures = [column([widened(clipped(text(line, small, theme.QUIET), 12 * px - small), 12 * px) for line in half], 2) for half in halves if half]
-    return [*lines, *([row(figures, 0, "start")] if figures else [])]
+    told = [text(line, small, theme.QUIET) for line in figures(card)[:FIGURES]]
+    return [*lines, *([column(told, 2)] if told else [])]
+
+
+def figures(card: Card) -> list[str]:
+    """Return a card's measured figures as lines, with what was measured for several numbers of frames ahead in one."""
+    found: dict[str, dict[str, str]] = {}
+    for name, value in card.figures.items():
+        stem, _, ahead = name.rpartition("_")
+        stem, ahead = (stem, ahead) if stem and ahead.isdigit() else (name, "")
+        found.setdefault(stem.replace("_", " ").replace("psnr", "PSNR"), {})[ahead] = value if isinstance(value, str) else format(value, ".4g")
+    return [f"{name} {', '.join(f'{ahead}: {value}' if ahead else value for ahead, value in values.items())}" for name, values in found.items()]

@@ -67,7 +67,7 @@ class PlayConfig:
     watch: bool = False
     """Load the world again whenever its file changes, as a checkpoint in training does, and keep the screen."""
     beside_real: bool = False
-    """Play the real game and the world side by side: the same start, the same keys. Needs ViZDoom."""
+    """Play the real game and the world side by side: the same start, the same keys. Needs what the real game does."""
 
 
 def enter(world: str, device: str, dtype: str = "auto", **how: Any) -> tuple["Card", "Load"]:
@@ -116,14 +116,14 @@ def play(config: PlayConfig) -> int:
     prompts = _prompts(config, card)
     new_game: Callable[..., Game] = Game
     if config.beside_real:
-        from game.beside_real import GameBesideReal, Pair, RealMaze, check_real
+        from game.beside_real import GameBesideReal, Pair, Played, check_real
 
         check_real(card, recorded=config.record is not None)
         load_alone, new_game = load, GameBesideReal
 
         def load() -> "World":
             world = load_alone()
-            return Pair(world, RealMaze(world))
+            return Pair(world, Played(world))
 
     keyboard = Keyboard(Layout(user_folder() / "controls.json"))
     hands: Player = Nobody() if config.headless else keyboard

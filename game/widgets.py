@@ -100,8 +100,13 @@ def bar(share: float, width: int, height: int) -> pygame.Surface:
 
 
 @functools.lru_cache(maxsize=256)
-def key_cap(key: str, lit: bool, px: int) -> pygame.Surface:
-    """A key of the keyboard, lit while it is at work."""
+def key_cap(key: str, lit: float, px: int) -> pygame.Surface:
+    """A key of the keyboard, lit while it is at work; if that is partly, then from below as far as it is."""
+    if 0 < lit < 1:
+        cap, whole = key_cap(key, 0, px).copy(), key_cap(key, 1, px)
+        top = round((1 - lit) * cap.get_height())
+        cap.blit(whole, (0, top), whole.get_rect(top=top, height=cap.get_height() - top))
+        return cap
     ink = theme.LIT_INK if lit else theme.INK
     side = round(px * 1.7)
     if key in ARROWS:

@@ -79,6 +79,7 @@ class Window:
         self._prompt = PromptLine()
         self._page: Picker | KeyMenu | None = None  # lies over the game and has the keys
         self._page_place = (0, 0)  # where it was drawn
+        self._previewed: Any = None  # the picture of another world on the page
         self._title = config.title
         self._unseen_input_s: float | None = None
         self._notice, self._notice_until_s = "", 0.0
@@ -160,6 +161,8 @@ class Window:
             self._dirty = True
         for code, down in self._pads.handle(event):
             (self._press if down else self._release)(code)
+        if event.type in (pygame.CONTROLLERAXISMOTION, pygame.CONTROLLERDEVICEREMOVED):
+            self._keyboard.tilt(self._pads.tilts, self._clock.now_s(), further=not self._page)
         if self._pads.notice:
             self._say(self._pads.notice)
 
@@ -194,6 +197,8 @@ class Window:
 
     def _fetch_world(self) -> None:
         arrival = self._gate.fetch() if self._gate else None
+        if self._gate and self._page and self._previewed is not self._gate.preview.picture:
+            self._previewed, self._dirty = self._gate.preview.picture, True
         if arrival and arrival.world:
             self._game.swap(arrival.world, keep_screen=arrival.keep_screen)
         elif arrival:

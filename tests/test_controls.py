@@ -203,6 +203,66 @@ def test_a_bad_file_is_a_notice_and_the_usual_keys(text: str, tmp_path: Path) ->
     assert layout.notice.startswith("The keys are those of the worlds, for ") and layout.of(CARD.actions)[0].keys[:2] == ("up", "w")
 
 
+# Analogue actions
+
+
+CAR = (*(ActionSpec(name, (key,), "", True) for name, key in (("steer_left", "left"), ("steer_right", "right"), ("gas", "up"))), ActionSpec("horn", ("h",), ""))
+
+
+def test_a_stick_holds_an_analogue_action_partly_and_a_key_wholly() -> None:
+    keyboard = Keyboard()
+    keyboard.bind(CAR)
+    stick, trigger, button = CODES["stick_left"], CODES["pad_r2"], CODES["pad_a"]
+    keyboard.tilt({stick: 0.25}, 1.0)
+    assert keyboard.take() == Held({"steer_left": 0.25}, 1.0), "far below where a stick counts as a key"
+    keyboard.tilt({stick: 0.75, trigger: 0.5}, 2.0)
+    keyboard.press(stick, 2.0)
+    keyboard.press(button, 2.0)
+    assert keyboard.take() == Held({"steer_left": 0.75, "gas": 0.5, "horn": 1.0}, 2.0)
+    keyboard.press(LEFT, 3.0)
+    assert keyboard.take().actions == {"steer_left": 1.0, "gas": 0.5, "horn": 1.0}, "of two, what asks for more counts"
+    keyboard.tilt({stick: 1.0}, 4.0)
+    assert keyboard.take().actions == ("steer_left", "horn"), "nothing is held partly"
+    keyboard.tilt({}, 5.0)
+    for code in (stick, LEFT, button):
+        keyboard.release(code, 5.0)
+    assert keyboard.take().actions == ()
+    keyboard.tilt({trigger: 0.125}, 6.0)
+    keyboard.release_all()
+    assert keyboard.take().actions == ()
+    keyboard.bind(CARD.actions)
+    keyboard.tilt({CODES["stick_left"]: 0.3}, 7.0)
+    assert keyboard.take() == Held(), "in a world without analogue actions it is not pushed far enough"
+
+
+def test_a_gamepad_steers_by_its_stick_and_gives_gas_by_its_trigger() -> None:
+    keys = gamepad_keys((*CAR, ActionSpec("brake", (), "", True)))
+    assert keys["steer_left"] == ("pad_left", "stick_left") and (keys["gas"], keys["brake"], keys["horn"]) == (("pad_r2",), ("pad_l2",), ("pad_a",))
+
+
+def test_a_tape_keeps_how_far_an_action_is_held() -> None:
+    tape = Tape([{"gas": 0.5, "fly": 0.5}])
+    tape.bind(CAR)
+    assert tape.take() == Held({"gas": 0.5})
+
+
+def test_how_far_a_stick_is_pushed_does_not_flutter() -> None:
+    pads = Gamepads()
+
+    def push(*values: int) -> list[float]:
+        told = []
+        for value in values:
+            pads.handle(pygame.Event(pygame.CONTROLLERAXISMOTION, instance_id=5, axis=0, value=value))
+            told.append(pads.tilts[CODES["stick_right"]])
+        return told
+
+    assert push(3000, 18000, 18700, 17300, 25000, 32767, 3500) == [0.0, 0.5, 0.5, 0.5, 0.75, 1.0, 0.0]
+    assert push(-32768) == [0.0] and pads.tilts[CODES["stick_left"]] == 1.0
+    pads.handle(pygame.Event(pygame.CONTROLLERDEVICEREMOVED, instance_id=5))
+    assert pads.tilts == {}
+    pads.close()
+
+
 # Gamepads
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 gymnasium = pytest.importorskip("gymnasium")
 
@@ -14,6 +15,7 @@ from gymnasium.utils.env_checker import check_env  # noqa: E402
 
 import world_model.gym  # noqa: E402
 from world_model.card import WorldError  # noqa: E402
+from world_model.world import World  # noqa: E402
 
 
 def test_gymnasium_finds_nothing_wrong(tiny_world_path: Path) -> None:
@@ -23,6 +25,18 @@ def test_gymnasium_finds_nothing_wrong(tiny_world_path: Path) -> None:
         check_env(env.unwrapped)
     assert not [str(warning.message) for warning in said]
     assert env.unwrapped.metadata["render_fps"] == 17.5
+
+
+def test_an_agent_in_a_world_with_analogue_actions_says_how_far_it_holds_them(tiny_world: World, tmp_path: Path) -> None:
+    first, *others = tiny_world.card.actions
+    card = replace(tiny_world.card, actions=(replace(first, analogue=True), *others))
+    world = World(card, tiny_world.autoencoder, tiny_world.transformer, tiny_world.window, tiny_world.starts)
+    env = gymnasium.make("RollingWorld-v0", world=world)
+    assert env.action_space == gymnasium.spaces.Box(0, 1, (3,))
+    check_env(env.unwrapped, skip_render_check=True)
+    env.reset(seed=0)
+    env.step(np.array([0.25, 0.75, 0.25], np.float32))
+    assert env.unwrapped.stream.held.tolist() == [[0.25, 1, 0]]
 
 
 def test_a_reward_is_a_function_of_the_frame_and_a_start_can_be_chosen(tiny_world_path: Path) -> None:
@@ -44,6 +58,12 @@ def test_a_vector_is_one_batch_of_streams(tiny_world_path: Path) -> None:
     actions = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], np.int8)
     one = [envs.step(actions) for _ in range(3)]
     assert [bool(cut.all()) for _, _, _, cut, _ in one] == [False, True, False]
+    envs.unwrapped.reward = np.mean
+    with pytest.raises(ValueError, match="one for each frame"):
+        envs.step(actions)
+    envs.unwrapped.reward = lambda frames: frames.mean((1, 2, 3))
+    envs.reset(seed=1)
+    assert envs.step(actions)[1].shape == (3,)
     again, _ = envs.reset(seed=1)
     assert np.array_equal(screens, again) and np.array_equal(envs.step(actions)[0], one[0][0])
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import main
-from world_model.card import WorldError, read_card
+from world_model.card import ActionSpec, WorldError, read_card
 from world_model.context import ContextConfig
 from world_model.evaluation.real import RealGame, has_real
 from world_model.real.environment import Environment, _fit
-from world_model.real.game import GameError, Source
+from world_model.real.game import GameError, Source, share
 from world_model.real.keys import Keys, KeysError
 from world_model.real.origin import Origin, OriginError
 from world_model.real.restless import Restless
@@ -80,6 +80,15 @@ def test_vectors_are_put_together_from_what_is_held(tmp_path: Path) -> None:
     space = spaces.Box(np.array([-1, 0], np.float32), np.array([1, 1], np.float32))
     box = pushes(tmp_path, "axis = 0\nvalue = -1.0", "axis = 0\nvalue = 0.75", "axis = 1\nvalue = 1").translate(space)
     assert box(("a", "b")).tolist() == [-0.25, 0] and box(("a", "c")).tolist() == [-1, 1] and box(("c",)) in space
+
+
+def test_a_stick_gives_a_part_of_a_value(tmp_path: Path) -> None:
+    space, half = spaces.Box(-1, 1, (2,)), {"a": 0.5, "c": 1.0}
+    box = pushes(tmp_path, "axis = 0\nvalue = -1\nanalogue = true", "axis = 0\nvalue = 1\nanalogue = true", "axis = 1\nvalue = 0.5")
+    assert [action.analogue for action in box.specs] == [True, True, False]
+    assert box.translate(space)(half).tolist() == [-0.5, 0.5] and box.translate(space)(("a",)).tolist() == [-1, 0]
+    with pytest.raises(KeysError, match="Analogue actions are for Box environments"):
+        pushes(tmp_path, "index = 0\nanalogue = true", rest="noop = 1").translate(spaces.Discrete(2))
 
 
 @pytest.mark.parametrize(
@@ -147,17 +156,73 @@ def test_an_environment_shows_the_frame_that_the_action_led_to(tmp_path: Path) -
     assert game.reset(0) is not None and [game.step(()) is None for _ in range(4)] == [False, False, False, True]
 
 
+class Drawing(gymnasium.Env):
+    """Observes numbers and draws the two values that it was given last."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+    told = np.zeros(2, np.float32)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.told = np.zeros(2, np.float32)
+        return self.told, {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.told = action
+        return action, 0.0, False, False, {}
+
+    def render(self) -> np.ndarray:
+        return np.full((24, 32, 3), [*np.round(100 + 80 * self.told), 0], np.uint8)
+
+
+class Buttons(Drawing):
+    action_space = spaces.MultiBinary(2)
+
+
+STICKS = '[[actions]]\nname = "left"\nkeys = ["a"]\naxis = 0\nvalue = -1\nanalogue = true\n[[actions]]\nname = "up"\nkeys = ["b"]\naxis = 1\nvalue = 1\n'
+BITS = '[[actions]]\nname = "left"\nkeys = ["a"]\nbits = [0]\n[[actions]]\nname = "up"\nkeys = ["b"]\nbits = [1]\n'
+
+
+@pytest.mark.parametrize(("env", "text", "shares", "push"), [(Drawing, STICKS, 9, (-80, 80)), (Buttons, BITS, 2, (80, 80))])
+def test_what_is_drawn_under_vectors_of_actions_is_collected_with_how_far_they_were_held(
+    env: Any, text: str, shares: int, push: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gymnasium.register("Drawn-v0", env)
+    (tmp_path / "keys.toml").write_text(text)
+    command = ["collect", "--env", "Drawn-v0", "--keys", str(tmp_path / "keys.toml"), "--out", str(tmp_path / "data"), "--size", "32x48"]
+    assert main.main([*command, "--frames", "1500", "--held-out-frames", "80"]) == 0
+    del gymnasium.registry["Drawn-v0"]
+    clips = Clips.load(tmp_path / "data" / "train")
+    assert len(set(clips.actions[:, 0].tolist())) == shares and set(clips.actions[:, 1].tolist()) == {0, 1}
+    assert np.array_equal(clips.frames[:, 0, 0, :2], np.round(100 + clips.actions * push).astype(np.uint8))
+    recipe = find_recipe("", tmp_path / "data")
+    assert [action.analogue for action in recipe.origin.actions] == [shares > 2, False]
+    held_or_not = msgspec.structs.replace(recipe.origin, actions=tuple(msgspec.structs.replace(a, analogue=not a.analogue) for a in recipe.origin.actions))
+    with pytest.raises(ValueError, match="collected with other analogue actions"):
+        check(replace(recipe, origin=held_or_not), clips)
+    with pytest.raises(OriginError, match="holds sessions of drawn with other actions"):
+        held_or_not.write(tmp_path / "data")
+
+
 @pytest.mark.parametrize(("height", "width", "size"), [(96, 96, (112, 112)), (400, 600, (96, 128)), (210, 160, (128, 96)), (8, 800, (32, 512))])
 def test_frames_keep_the_shape_of_the_picture(height: int, width: int, size: tuple[int, int]) -> None:
     assert _fit(height, width) == size
 
 
 def test_a_restless_player_tries_everything() -> None:
-    player = Restless(("a", "b", "c"), np.random.default_rng(0))
+    player = Restless([ActionSpec(name, (), "") for name in "abc"], np.random.default_rng(0))
     held = [player.act(None, None) for _ in range(3000)]
     assert {frozenset(), frozenset("a"), frozenset("ab"), frozenset("abc")} <= set(held)
     lengths = np.diff(np.flatnonzero([True, *(a != b for a, b in itertools.pairwise(held))]))
     assert lengths.min() == 1 and lengths.max() >= 20
+    player = Restless([ActionSpec("a", (), "", True), ActionSpec("b", (), "")], np.random.default_rng(0))
+    held = [player.act(None, None) for _ in range(3000)]
+    assert {share(actions, "a") for actions in held} == {step / 8 for step in range(9)} and {share(actions, "b") for actions in held} == {0, 1}
 
 
 def test_collecting_goes_on_where_it_stopped_and_the_recipe_follows_from_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,6 +362,21 @@ def test_the_real_game_is_a_yardstick_for_every_shipped_world(name: str) -> None
     turned = np.diff(np.unwrap(np.radians(clips.states[:, 2])))
     assert turned[8:11].sum() > 0.1, "the first action turns to the left"
     real.close()
+
+
+def test_a_stick_steers_the_car_as_far_as_it_is_pushed() -> None:
+    pytest.importorskip("Box2D")
+    racing, angles = SOURCES["racing"].open(), []
+    for far in (0.25, 0.5, 1.0):
+        racing.reset(3)
+        racing.step({"gas": 1.0})
+        for _ in range(12):
+            racing.step({"gas": 1.0, "steer_left": far})
+        assert racing.state is not None
+        angles.append(racing.state["angle"])
+    turned = np.diff(angles)
+    assert (turned > 1).all(), angles
+    racing.close()
 
 
 def test_the_arena_shows_death_and_the_next_life() -> None:

@@ -3,8 +3,8 @@
 import os
 import shutil
 import threading
-from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pygame
@@ -15,11 +15,12 @@ from toy_world import CARD, FORWARD, LEFT, TURN, UP, ToyClock, ToyStream, ToyWor
 
 import main
 from controls.keyboard import Keyboard
-from controls.keys import CODES
+from controls.keys import CODES, Actions
+from controls.layout import Layout
 from controls.tape import Nobody, Tape
-from game import beside_real, theme
+from game import beside_real, reaction, theme
 from game import gate as gate_module
-from game.beside_real import GameBesideReal, Pair
+from game.beside_real import GameBesideReal, Pair, Played, check_real
 from game.game import Game, GameConfig
 from game.gate import Arrival, Gate
 from game.key_menu import KeyMenu
@@ -29,6 +30,8 @@ from game.play import NullScreen
 from game.shelf import Shelf
 from game.window import Window, WindowConfig
 from world_model.card import ActionSpec, read_card, read_screen
+from world_model.psnr import psnr_db
+from world_model.real.sources import SOURCES
 from world_model.session import Session
 from world_model.world import World
 
@@ -195,6 +198,18 @@ def test_the_gate_opens_worlds_and_says_what_is_wrong_with_others(tmp_path: Path
     gate.close()
 
 
+@pytest.mark.parametrize(("most", "free"), [("max", 2000 << 10), (str(5 << 20), 2000 << 10), (str(1 << 20), 700_000 + (1 << 20) - 900_000)])
+def test_a_container_may_have_less_memory_than_its_machine(most: str, free: int, tmp_path: Path) -> None:
+    group = tmp_path / "sys" / "fs" / "cgroup"
+    group.mkdir(parents=True)
+    (tmp_path / "proc").mkdir()
+    assert gate_module.free_bytes(tmp_path) is None
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:  2000 kB\n")
+    for name, text in (("max", most), ("current", "900000"), ("stat", "anon 5\ninactive_file 700000\n")):
+        (group / f"memory.{name}").write_text(text + "\n")
+    assert gate_module.free_bytes(tmp_path) == free
+
+
 def test_of_two_worlds_the_later_one_counts(tmp_path: Path) -> None:
     going = threading.Event()
     gate = Gate(Shelf(), lambda path: (going.wait(5), ToyWorld(ARENA if path.name == "b" else CARD))[1])
@@ -243,11 +258,61 @@ def test_the_picker_chooses_by_key_and_mouse(folder: Path, tiny_world_path: Path
     assert asked == ["c", "b", "a"]
 
 
+def test_the_chosen_world_is_played_for_show_and_not_loaded_twice(folder: Path, tiny_world_path: Path) -> None:
+    pygame.font.init()
+    for name in "abc":
+        shutil.copy(tiny_world_path, folder / f"{name}.safetensors")
+    arena, loaded = ToyWorld(ARENA), []
+
+    def load(path: Path) -> ToyWorld:
+        loaded.append(path.stem)
+        if path.stem == "b":
+            raise MemoryError
+        return arena
+
+    shelf = Shelf()
+    shelf.look()
+    gate = Gate(shelf, load, folder / "a.safetensors")
+    picker, screen = Picker(gate), np.zeros((24, 32, 3), np.uint8)
+    picker.draw(screen, 12)
+    picker.press(CODES["down"])
+    picker.draw(screen, 12)
+    until(lambda: loaded == ["b"])
+    assert gate.preview.picture is None, "what cannot be loaded is shown by its first start"
+    picker.press(CODES["down"])
+    picker.draw(screen, 12)
+    until(lambda: len(arena.asked) > 9)
+    assert gate.preview.picture is not None and {("turn_left",), ("fire",)} <= set(arena.asked)
+    before = pygame.surfarray.array3d(picker.draw(screen, 12))
+    made = len(arena.asked)
+    until(lambda: len(arena.asked) > made + 1)
+    assert (pygame.surfarray.array3d(picker.draw(screen, 12)) != before).any(), "it is alive"
+    assert not picker.press(CODES["return"])
+    assert arrive(gate).world is arena and loaded == ["b", "c"]
+    until(lambda: gate.preview.picture is None)
+    made = len(arena.asked)
+    threading.Event().wait(0.5)
+    assert len(arena.asked) <= made + 1, "nobody looks"
+    gate.close()
+
+
+def test_how_long_a_swap_takes_is_measured_in_the_running_game() -> None:
+    class Filed(ToyWorld):
+        path = Path("toy.safetensors")
+
+    def load() -> Filed:
+        threading.Event().wait(0.2)
+        return Filed(replace(CARD, fps=100.0))
+
+    figures = reaction.measure_swap(load(), load, times=2)
+    assert 0.2 <= figures["p50"] <= figures["max"] and figures["still_ms"] >= 9
+
+
 @pytest.mark.parametrize("window", [(640, 480), (1024, 768), (3840, 2160)])
 def test_pages_fit_in_the_window(window: tuple[int, int], folder: Path, tiny_world_path: Path) -> None:
     pygame.font.init()
     px = theme.unit(window)
-    figures = {f"psnr_teacher_forced_{n}": 24.4 + n for n in range(12)}
+    figures = {f"psnr_teacher_forced_{n}_{ahead}": 24.4 for n in "abcdefghijkl" for ahead in (1, 8, 32)}
     actions = tuple(ActionSpec(f"strafe_left_{n}", ("up", "w", "kp_enter"), "W" * 40) for n in range(20))
     card = replace(CARD, title="W" * 79 + "\0", figures=figures, actions=actions[:8])
     for n in range(12):
@@ -259,6 +324,45 @@ def test_pages_fit_in_the_window(window: tuple[int, int], folder: Path, tiny_wor
     for page in (Picker(Gate(shelf, lambda path: ToyWorld()), shelf.entries[3].path), KeyMenu(lambda: actions, Keyboard(), print)):
         picture = page.draw(None, px)
         assert picture.get_width() <= window[0] and picture.get_height() <= window[1]
+
+
+def test_keys_and_buttons_are_chosen_in_the_menu_while_the_game_goes_on_and_kept(tmp_path: Path) -> None:
+    world, path = ToyWorld(replace(CARD, fps=100.0)), tmp_path / "controls.json"
+    keyboard = Keyboard(Layout(path))
+    window = Window(lambda mailbox: Game(lambda: world, keyboard, mailbox), keyboard, WindowConfig("Toy", screenshots=tmp_path))
+
+    def button(kind: int, number: int) -> None:
+        pygame.event.post(pygame.Event(kind, instance_id=1, button=number))
+
+    def keys() -> dict[str, tuple[str, ...]]:
+        return {bound.name: bound.keys for bound in Layout(path).of(CARD.actions)} if path.exists() else {}
+
+    def story() -> None:
+        until(lambda: len(world.asked) > 3)
+        tap("f10")
+        for name in ("down", "return", "q"):
+            tap(name)
+        until(lambda: keys().get(TURN, ()) == ("q", "pad_left", "stick_left"))
+        tap("equals")
+        button(pygame.CONTROLLERBUTTONDOWN, 10)
+        until(lambda: keys()[TURN] == ("q", "pad_left", "stick_left", "pad_r1"))
+        button(pygame.CONTROLLERBUTTONUP, 10)
+        for name in ("return", "escape", "escape"):  # changed his mind, and left
+            tap(name)
+        until(lambda: window._page is None)
+        assert set(world.asked) == {()}, "what is pressed in the menu does not reach the world"
+        key(pygame.KEYDOWN, CODES["q"])
+        until(lambda: world.asked[-1] == (TURN,))
+        key(pygame.KEYUP, CODES["q"])
+        button(pygame.CONTROLLERBUTTONDOWN, 10)
+        key(pygame.KEYDOWN, UP)
+        until(lambda: world.asked[-1] == (FORWARD, TURN))
+        tap("f10")
+        tap("down")
+        tap("backspace")
+        until(lambda: keys()[TURN][0] == "left")
+
+    act_in(window, story)
 
 
 def test_the_window_swaps_worlds_while_a_key_is_held(folder: Path, tiny_world_path: Path) -> None:
@@ -311,7 +415,7 @@ class ToyReal:
         self.number = 0
         return np.full((frames, 24, 32, 3), seed % 256, np.uint8), np.zeros((frames, 2), np.float32)
 
-    def step(self, actions: Iterable[str]) -> np.ndarray | None:
+    def step(self, actions: Actions) -> np.ndarray | None:
         self.number += 1
         return None if self.number > 4 else np.full((24, 32, 3), 200 * (FORWARD in actions), np.uint8)
 
@@ -334,6 +438,28 @@ def test_the_real_game_gets_the_same_start_and_the_same_keys() -> None:
     assert LEFT and game.recording is None
 
 
+@pytest.mark.parametrize("name", ["maze", "arena", "racing"])
+def test_every_shipped_world_has_its_real_game_beside_it(name: str) -> None:
+    source = SOURCES[name]
+    pytest.importorskip(source.needs)
+    names = source.origin.action_names
+
+    def vector(held: Actions) -> np.ndarray:
+        return np.array([name in held for name in names], np.float32)
+
+    check_real(source.origin)  # type: ignore[arg-type]
+    real = Played(SimpleNamespace(card=source.origin, action_vector=vector))  # type: ignore[arg-type]
+    frames, actions = real.begin(5, 4)
+    again, _ = real.begin(5, 4)
+    assert np.array_equal(frames, again) and actions.shape == (4, len(names))
+    turned = [real.step((names[0],)) for _ in range(6)]
+    real.begin(5, 4)
+    stayed = [real.step(()) for _ in range(6)]
+    assert turned[-1] is not None and stayed[-1] is not None and turned[-1].shape == frames.shape[1:]
+    assert psnr_db(turned[-1], stayed[-1]) < 40, "it obeys"
+    real.close()
+
+
 def test_what_cannot_be_played_beside_the_real_game_is_said(monkeypatch: pytest.MonkeyPatch, tiny_world_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
         ([str(tiny_world_path), "--beside-real"], "There is no real game to play beside Tiny"),
@@ -345,4 +471,4 @@ def test_what_cannot_be_played_beside_the_real_game_is_said(monkeypatch: pytest.
         assert words in capsys.readouterr().err
     monkeypatch.setattr(beside_real.importlib.util, "find_spec", lambda name: None)
     assert main.main(["play", "maze", "--beside-real"]) == 2
-    assert "needs ViZDoom; install it by pip install -e '.[make]'" in capsys.readouterr().err
+    assert "needs vizdoom; install it by pip install -e '.[make]'" in capsys.readouterr().err

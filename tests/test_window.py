@@ -25,9 +25,10 @@ from game.meters import Speed
 from game.play import NullScreen
 from game.projector import Projector, Timeline
 from game.view import placed, save_screenshot
+from game.widgets import key_cap
 from game.window import Window, WindowConfig
 from world_model.card import ActionSpec
-from world_model.session import Session
+from world_model.session import Session, action_vectors
 
 FAST = msgspec.structs.replace(CARD, fps=100.0)
 
@@ -352,3 +353,40 @@ def test_the_window_plays_what_is_played_without_one(tmp_path: Path) -> None:
     assert sessions[0].tape() == sessions[1].tape() == tape
     assert sessions[0].digests() == sessions[1].digests()
     assert sessions[0].header == sessions[1].header
+
+
+def test_a_stick_reaches_the_world_the_screen_and_the_recording_as_far_as_it_is_pushed(tmp_path: Path) -> None:
+    card = msgspec.structs.replace(FAST, actions=(msgspec.structs.replace(FAST.actions[0], analogue=True), FAST.actions[1]))
+    world, keyboard = ToyWorld(card), Keyboard()
+    window = Window(
+        lambda mailbox: Game(lambda: world, keyboard, mailbox, GameConfig(record=tmp_path / "session")), keyboard, WindowConfig("Toy", screenshots=tmp_path)
+    )
+
+    def push(value: int) -> None:
+        pygame.event.post(pygame.Event(pygame.CONTROLLERAXISMOTION, instance_id=3, axis=1, value=value))
+
+    def story() -> None:
+        until(lambda: len(world.asked) > 2)
+        push(-18000)
+        until(lambda: bool(window._picture and window._picture.actions == {FORWARD: 0.5}))
+        tap("f10")
+        until(lambda: window._page is not None)
+        push(-32768)
+        seen = len(world.asked)
+        until(lambda: len(world.asked) > seen + 3)
+        push(0)
+        until(lambda: world.asked[-1] == ())
+        tap("escape")
+
+    act_in(window, story)
+    assert {FORWARD: 0.5} in world.asked and (FORWARD,) not in world.asked, "a page has the stick, as it has the keys"
+    ticks = Session(tmp_path / "session").ticks()
+    held = action_vectors(ticks, card.action_names)[:, 0]
+    assert set(held.tolist()) == {0.0, 0.5} and [tick.actions for tick in ticks] == world.asked
+
+
+def test_a_key_that_is_held_partly_is_lit_partly() -> None:
+    pygame.font.init()
+    columns = [pygame.surfarray.array3d(key_cap("left", share, 40))[8].astype(int) for share in (0, 0.25, 0.75, 1)]
+    lit = [float((abs(column - theme.LIT) < 8).all(1).mean()) for column in columns]
+    assert lit[0] == 0 and lit == sorted(lit) and lit[1] < 0.4 < lit[2] < lit[3]

@@ -1,13 +1,13 @@
 """A world without a network, for tests of the game: its frames say which tick they are and what the tick was asked for."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from controls.keys import SCANCODES
+from controls.keys import SCANCODES, Actions
 from game.pacing import Clock
 from world_model.card import ActionSpec, Card
 
@@ -27,7 +27,7 @@ class ToyWorld:
 
     def __init__(self, card: Card = CARD, during_tick: Callable[[int], None] = lambda number: None) -> None:
         self.card, self.during_tick = card, during_tick
-        self.asked: list[tuple[str, ...]] = []
+        self.asked: list[Actions] = []
         self.streams: list[tuple[int, int]] = []
         self.rolled_back: list[int] = []
 
@@ -43,13 +43,13 @@ class ToyWorld:
 class ToyStream:
     def __init__(self, world: ToyWorld, seed: int) -> None:
         self.world, self.seed, self.number = world, seed, 0
-        self.last: tuple[str, ...] = ()
+        self.last: Actions = ()
         self.rolled_back = 0
         self.screen = self._frame(())
 
-    def tick(self, action: Iterable[str], *, rollback: int) -> np.ndarray:
+    def tick(self, action: Actions, *, rollback: int) -> np.ndarray:
         self.number += 1
-        asked = tuple(action)
+        asked = action if isinstance(action, dict) else tuple(action)
         self.rolled_back = rollback if self.number > 1 and asked != self.last else 0
         self.last = asked
         self.world.rolled_back.append(self.rolled_back)
@@ -76,7 +76,7 @@ class ToyStream:
         saved = json.loads(path.read_text())
         return {**saved, "last": tuple(saved["last"]), "screen": np.array(saved["screen"], np.uint8)}
 
-    def _frame(self, asked: tuple[str, ...]) -> np.ndarray:
+    def _frame(self, asked: Actions) -> np.ndarray:
         frame = np.zeros((self.world.card.height, self.world.card.width, 3), np.uint8)
         frame[...] = (self.number % 256, 255 * (FORWARD in asked), self.seed % 256)
         own = self.world.frame_of(self.number)

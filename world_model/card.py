@@ -29,12 +29,13 @@ class WorldError(ValueError):
     """A world that cannot be found, read or played; the message is one sentence for the user."""
 
 
-class ActionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One action of a world and the keys (US layout names) that mean it by default."""
+class ActionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One action of a world and the keys (US layout names) that mean it by default; an ``analogue`` one may be held partly."""
 
     name: Name
     keys: Annotated[tuple[Name, ...], Meta(max_length=8)]
     label: Annotated[str, Meta(max_length=40)]
+    analogue: bool = False
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -6,8 +6,9 @@
     env = gymnasium.make("RollingWorld-v0", world="maze")
     envs = gymnasium.make_vec("RollingWorld-v0", num_envs=8, world="maze")     # one batched stream
 
-An observation is a frame, an action says of each of the world's actions whether it is held. A world knows pictures and no rewards: what is worth something
-says the `reward` that is given, a function of the frame. It knows no end either; ``max_episode_steps`` sets one. Gymnasium is an optional extra.
+An observation is a frame, an action says of each of the world's actions whether it is held, or in a world with analogue actions how far. A
+world knows pictures and no rewards: what is worth something says the `reward` that is given, a function of the frame. It knows no end either;
+``max_episode_steps`` sets one. Gymnasium is an optional extra.
 """
 
 from collections.abc import Callable
@@ -66,9 +67,9 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._screen(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Hold the actions that are 1 for one frame."""
+        """Hold actions for one frame, each as far as its number says."""
         assert self.stream is not None, "reset comes before step"
-        frame = self.stream.tick(np.asarray(action, np.float32))
+        frame = self.stream.tick(_held(self.world.card, action))
         return frame, float(self.reward(frame)) if self.reward else 0.0, False, False, {}
 
     def render(self) -> Any:
@@ -86,7 +87,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Args:
         num_envs: how many.
         world: as in `WorldEnv`.
-        reward: of frames uint8 [num_envs, height, width, 3], [num_envs].
+        reward: of frames uint8 [num_envs, height, width, 3], one number for each.
         max_episode_steps: all streams begin anew in the step after so many.
         render_mode: as in `WorldEnv`; `render` returns all screens.
         device: as in `WorldEnv`.
@@ -118,13 +119,15 @@ class WorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return np.array(self.stream.screen), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Hold in every stream the actions that are 1 for one frame; after the end of the episodes begin the next ones."""
+        """Hold actions in every stream for one frame; after the end of the episodes begin the next ones."""
         assert self.stream is not None, "reset comes before step"
         none = np.zeros(self.num_envs, bool)
         if self.stream.frame == self.max_episode_steps:
             return self.reset()[0], np.zeros(self.num_envs), none, none.copy(), {}
-        frames = self.stream.tick(np.asarray(actions, np.float32))
+        frames = self.stream.tick(_held(self.world.card, actions))
         rewards = np.zeros(self.num_envs) if self.reward is None else np.asarray(self.reward(frames), np.float64)
+        if rewards.shape != (self.num_envs,):
+            raise ValueError(f"The reward of a batch is {self.num_envs} numbers, one for each frame, not of shape {rewards.shape}.")
         return frames, rewards, none, np.full(self.num_envs, self.stream.frame == self.max_episode_steps), {}
 
     def render(self) -> Any:
@@ -147,8 +150,15 @@ def _load(world: "str | Path | World", device: str) -> "World":
     return loaded
 
 
-def _spaces(card: Card) -> tuple[spaces.Box, spaces.MultiBinary]:
-    return spaces.Box(0, 255, (card.height, card.width, 3), np.uint8), spaces.MultiBinary(len(card.actions))
+def _spaces(card: Card) -> tuple[spaces.Box, spaces.Box | spaces.MultiBinary]:
+    analogue, count = any(action.analogue for action in card.actions), len(card.actions)
+    return spaces.Box(0, 255, (card.height, card.width, 3), np.uint8), spaces.Box(0, 1, (count,)) if analogue else spaces.MultiBinary(count)
+
+
+def _held(card: Card, actions: np.ndarray) -> np.ndarray:
+    """Return action vectors in which what cannot be held partly is held or not."""
+    vectors = np.clip(np.asarray(actions, np.float32), 0, 1)
+    return np.where([action.analogue for action in card.actions], vectors, vectors.round())
 
 
 def _draw(card: Card, rng: np.random.Generator, count: int, options: dict[str, Any] | None) -> tuple[list[int], list[int]]:

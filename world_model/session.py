@@ -3,8 +3,9 @@
 A session is a folder of append-only files, so a process that dies leaves everything up to its last frame readable:
 
 - ``header.json``   what was played: world, seed, start, fps, size, the action vocabulary, versions, and the session that this one branched off, if any
-- ``tape.jsonl``    one line per frame: the list of actions that led to that frame, or with what else is known an object of ``actions``, ``rollback`` (by how
-  many levels the window went back), ``input_s`` (when the input happened) and ``flip_s`` (when the frame was on the screen): seconds since the session began
+- ``tape.jsonl``    one line per frame: the list of actions that led to that frame, or with what else is known an object of ``actions`` (an object of how far
+  each was held, where some were held partly), ``rollback`` (by how many levels the window went back), ``input_s`` (when the input happened) and ``flip_s``
+  (when the frame was on the screen): seconds since the session began
 - ``video.mp4``     H.264 in fragments of one second
 - ``digests.txt``   one BLAKE2b digest per frame, of the raw RGB bytes
 - ``state.safetensors``  only for sessions that begin in mid-play: the state of the stream before the first frame; the others begin at a start of the world
@@ -42,6 +43,7 @@ STATE, STATES = "state.safetensors", "states"
 
 Digest = Annotated[str, Meta(pattern=f"^[0-9a-f]{{{2 * DIGEST_BYTES}}}$")]
 Seconds = Annotated[float, Meta(ge=-1e9, le=1e9)]
+Actions = tuple[str, ...] | dict[str, Annotated[float, Meta(ge=0, le=1)]]  # names, or how far each is held
 
 
 class SessionError(ValueError):
@@ -74,13 +76,13 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Tick(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What led to one frame: action names, and by how many levels the window was rolled back first.
+    """What led to one frame: actions, and by how many levels the window was rolled back first.
 
     ``input_s`` is when the oldest input happened that this frame is the first to obey, ``flip_s`` when the frame was on the screen: seconds since the
     session began, None where there was no such input or no screen.
     """
 
-    actions: tuple[str, ...]
+    actions: Actions
     rollback: Annotated[int, Meta(ge=0, le=31)] = 0
     input_s: Seconds | None = None
     flip_s: Seconds | None = None
@@ -176,7 +178,7 @@ class SessionWriter:
     def append(
         self,
         frame: np.ndarray,
-        actions: Sequence[str],
+        actions: Iterable[str] | Mapping[str, float],
         rollback: int = 0,
         prompt: str = "",
         input_s: float | None = None,
@@ -187,7 +189,7 @@ class SessionWriter:
         """Append one uint8 frame [height, width, 3], what led to it as in `Tick`, and a text world's prompt; `state` is the true one of a real environment."""
         if self._container is None:
             raise SessionError(f"The recording in {self.directory} is finished; nothing can be added to it.")
-        tick = Tick(tuple(actions), rollback, input_s, flip_s)
+        tick = Tick(dict(actions) if isinstance(actions, Mapping) else tuple(actions), rollback, input_s, flip_s)
         try:
             if prompt != self._prompt:
                 self._prompts = self._prompts or self._open("prompts.jsonl")
@@ -199,7 +201,8 @@ class SessionWriter:
             if state is not None:
                 self._states = self._states or self._open("state.jsonl")
                 self._states.write(json.dumps(state) + "\n")
-            self._tape.write(msgspec.json.encode(tick.actions if tick == Tick(tick.actions) else tick).decode() + "\n")
+            bare = isinstance(tick.actions, tuple) and tick == Tick(tick.actions)
+            self._tape.write(msgspec.json.encode(tick.actions if bare else tick).decode() + "\n")
         except (OSError, av.FFmpegError) as error:
             raise SessionError(f"Recording into {self.directory} stopped: {error.strerror or error}.") from error
         self.num_frames += 1
@@ -282,7 +285,7 @@ class Session:
         names = (path.name for path in (self.directory / STATES).glob("*.safetensors") if re.fullmatch(r"[1-9][0-9]{0,8}", path.stem))
         return {int(name.split(".")[0]): self.file(f"{STATES}/{name}") for name in names}
 
-    def tape(self) -> list[tuple[str, ...]]:
+    def tape(self) -> list[Actions]:
         """Return the actions of every frame."""
         return [tick.actions for tick in self.ticks()]
 
@@ -346,7 +349,7 @@ class Session:
         return frame.to_ndarray(format="rgb24")
 
 
-def read_tape(path: Path, vocabulary: Iterable[str] | None = None) -> list[tuple[str, ...]]:
+def read_tape(path: Path, vocabulary: Iterable[str] | None = None) -> list[Actions]:
     """Read the actions of a tape; arguments and errors as in `read_ticks`."""
     return [tick.actions for tick in read_ticks(path, vocabulary)]
 
@@ -393,5 +396,5 @@ def action_vectors(ticks: Sequence[Tick], vocabulary: tuple[str, ...]) -> np.nda
     """Return the actions of a tape as float32 [frames, actions]."""
     vectors = np.zeros((len(ticks), len(vocabulary)), np.float32)
     for row, tick in enumerate(ticks):
-        vectors[row, [vocabulary.index(name) for name in tick.actions]] = 1
+        vectors[row, [vocabulary.index(name) for name in tick.actions]] = list(tick.actions.values()) if isinstance(tick.actions, dict) else 1
     return vectors

@@ -33,11 +33,12 @@ def run(
     against: Path | None = None,
     key_to_photon: Callable[[World], dict[str, float]] | None = None,
     recording: Callable[[World], dict[str, float]] | None = None,
+    swap: Callable[[World, Callable[[], World]], dict[str, float]] | None = None,
 ) -> int:
     """Measure a world and print the figures, as one JSON object or as a table; return 0.
 
-    `out` is a file for the JSON object, `against` one of an earlier run to compare with. `key_to_photon` plays the world in the game's own window and
-    `recording` with the game's recorder, and both return their figures; the game is not this package's to import.
+    `out` is a file for the JSON object, `against` one of an earlier run to compare with. `key_to_photon` and `swap` play the world in the game's own
+    window, `recording` with the game's recorder, and return their figures; the game is not this package's to import.
     """
     earlier = read_figures(against) if against else None
     loaded = World.load(world, device)
@@ -51,6 +52,8 @@ def run(
         figures["key_to_photon_ms"] = key_to_photon(loaded)
     if recording is not None:
         figures["recording"] = recording(loaded)
+    if swap is not None:
+        figures["swap_s"] = swap(loaded, lambda: World.load(world, device))
     figures |= soaked(loaded, soak)
     figures |= fused_against_two_passes(loaded)
     figures["first_frame_s"] = first_frame(world)

@@ -85,11 +85,12 @@ class Marksman:
     NEAR = 0.25  # of half the picture: from here on it turns by taps, which turn less far
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.rng, self.restless = rng, Restless(ACTIONS, rng)
+        self.rng, self.restless = rng, Restless(ORIGIN.actions, rng)
         self.mode, self.left = "hunt", 0  # hunt | rest | sweep | waste | any, and for how many frames
-        self.side, self.held = "turn_left", frozenset[str]()
+        self.side = "turn_left"
+        self.held: Collection[str] = frozenset()
 
-    def act(self, game: Arena, frame: np.ndarray) -> frozenset[str]:
+    def act(self, game: Arena, frame: np.ndarray) -> Collection[str]:
         """Choose the next frame's actions from where the monsters are."""
         if self.left <= 0:
             self._choose()

@@ -94,7 +94,7 @@ class Environment:
 def source(env: str, keys: Path, **options: Any) -> Source:
     """Return where a world from a Gymnasium environment comes from: the environment under a keys file, and a player who tries everything."""
     game = Environment(env, Keys.read(keys), **options)
-    return Source(game.origin, lambda: game, lambda rng: Restless(game.origin.action_names, rng), "gymnasium")
+    return Source(game.origin, lambda: game, lambda rng: Restless(game.origin.actions, rng), "gymnasium")
 
 
 def _open(env: str) -> tuple[Any, bool]:

@@ -4,13 +4,18 @@ Timing as everywhere: `Game.step(action n)` returns frame n, the one that this a
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from world_model.real.origin import Origin
+
+
+def share(actions: Collection[str], name: str) -> float:
+    """Return how far an action is held, from 0 to 1."""
+    return float(actions.get(name, 0.0)) if isinstance(actions, Mapping) else float(name in actions)
 
 
 class GameError(ValueError):
@@ -32,7 +37,7 @@ class Game(Protocol):
         """Begin again, everything random drawn from `seed`; return the first frame, uint8 [height, width, 3]."""
 
     def step(self, actions: Collection[str]) -> np.ndarray | None:
-        """Hold the named actions for one frame and return it; None if the game is over and does not go on."""
+        """Hold the named actions, or with a mapping some of them partly, for one frame and return it; None if the game is over and does not go on."""
 
     def close(self) -> None:
         """Leave the game."""
@@ -42,7 +47,7 @@ class Player(Protocol):
     """A scripted player. It may look at the game itself: at depth, at where the road goes, at where the monsters are."""
 
     def act(self, game: Any, frame: np.ndarray) -> Collection[str]:
-        """Return the actions that lead to the next frame."""
+        """Return the actions that lead to the next frame, or a mapping of how far each is held."""
 
 
 @dataclass(frozen=True)

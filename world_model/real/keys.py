@@ -14,7 +14,7 @@
     index = 5
 
 Held together without a combination of their own, actions of a Discrete environment mean the largest combination among them, else the one that stands first
-in the file. Values on one axis of a Box are added to the noop's and clipped.
+in the file. Values on one axis of a Box are added to the noop's and clipped; with ``analogue = true`` a stick or a trigger gives a part of the value.
 """
 
 from collections.abc import Callable, Collection
@@ -26,6 +26,7 @@ import numpy as np
 from msgspec import Meta
 
 from world_model.card import ActionSpec, Name, Text
+from world_model.real.game import share
 
 MAX_BYTES = 1 << 20
 Translation = Callable[[Collection[str]], Any]
@@ -36,7 +37,7 @@ class KeysError(ValueError):
 
 
 class KeyedAction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One action: its name, keys and label, and one of ``index``, ``bits``, or ``axis`` with ``value``."""
+    """One action: its name, keys and label, whether it can be held partly, and one of ``index``, ``bits``, or ``axis`` with ``value``."""
 
     name: Name
     keys: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=8)]
@@ -45,6 +46,7 @@ class KeyedAction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bits: Annotated[tuple[int, ...], Meta(min_length=1)] | None = None
     axis: int | None = None
     value: float | None = None
+    analogue: bool = False
 
     @property
     def means(self) -> set[str]:
@@ -75,7 +77,7 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def specs(self) -> tuple[ActionSpec, ...]:
         """The actions as a card has them."""
-        return tuple(ActionSpec(a.name, a.keys, a.label or a.name.replace("_", " ").capitalize()) for a in self.actions)
+        return tuple(ActionSpec(a.name, a.keys, a.label or a.name.replace("_", " ").capitalize(), a.analogue) for a in self.actions)
 
     @classmethod
     def read(cls, path: Path) -> "Keys":
@@ -106,6 +108,8 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         from gymnasium import spaces
 
+        if not isinstance(space, spaces.Box) and (partly := [action.name for action in self.actions if action.analogue]):
+            raise KeysError(f"Analogue actions are for Box environments; in this one, {space}, {partly[0]!r} is held or not.")
         if isinstance(space, spaces.Discrete):
             return self._to_number(int(space.start), int(space.n))
         if self.combinations:
@@ -156,7 +160,7 @@ class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             vector = noop.copy()
             for name in (name for name in pushes if name in held):
                 for axis, value in pushes[name]:
-                    vector[axis] = vector[axis] + value if adds else value
+                    vector[axis] = vector[axis] + share(held, name) * value if adds else value
             return np.clip(vector, low, high).reshape(space.shape).astype(space.dtype)
 
         return translate

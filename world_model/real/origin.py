@@ -36,6 +36,11 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """The world's vocabulary, in the order of its action vectors."""
         return tuple(action.name for action in self.actions)
 
+    @property
+    def frames(self) -> tuple[object, ...]:
+        """What its sessions must have in common with those of another run: the name, the size and rate of frames, the actions and how they are held."""
+        return self.name, self.height, self.width, self.fps, tuple((action.name, action.analogue) for action in self.actions)
+
     def write(self, folder: Path) -> None:
         """Write the origin into a folder of sessions.
 
@@ -49,7 +54,7 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise OriginError(f"This cannot become a world: {error}.") from error
         if path.exists():
             there = Origin.read(folder)
-            if (there.name, there.height, there.width, there.fps, there.action_names) != (self.name, self.height, self.width, self.fps, self.action_names):
+            if there.frames != self.frames:
                 raise OriginError(f"{folder} holds sessions of {there.name} with other actions, frame size or frame rate; give another folder.")
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """The real race track and its scripted player: Gymnasium's CarRacing, seen from above.
 
-The player mostly follows the road, faster or slower. Now and then it steers off it and comes back (or does not), brakes, stands, or presses anything.
+Steering, gas and brake are analogue. The player mostly follows the road, faster or slower, with keys or with a stick and triggers. Now and then it steers
+off it and comes back (or does not), brakes, stands, or presses anything.
 A lap driven to its end, or a car that leaves the field, is followed by the start of another track. Needs ``gymnasium[box2d]``, an optional extra.
 """
 
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from world_model.card import ActionSpec
-from world_model.real.game import Source
+from world_model.real.game import Source, share
 from world_model.real.origin import Origin
-from world_model.real.restless import Restless
+from world_model.real.restless import STEPS, Restless
 
 GAME_FPS, FRAME_SKIP = 50, 3
 ORIGIN = Origin(
@@ -26,14 +27,14 @@ ORIGIN = Origin(
     height=96,
     fps=GAME_FPS / FRAME_SKIP,
     actions=(
-        ActionSpec("steer_left", ("left", "a"), "Steer left"),
-        ActionSpec("steer_right", ("right", "d"), "Steer right"),
-        ActionSpec("gas", ("up", "w"), "Accelerate"),
-        ActionSpec("brake", ("down", "s", "space"), "Brake"),
+        ActionSpec("steer_left", ("left", "a"), "Steer left", analogue=True),
+        ActionSpec("steer_right", ("right", "d"), "Steer right", analogue=True),
+        ActionSpec("gas", ("up", "w"), "Accelerate", analogue=True),
+        ActionSpec("brake", ("down", "s", "space"), "Brake", analogue=True),
     ),
 )
 ACTIONS = ORIGIN.action_names
-STEER, GAS, BRAKE = 0.25, 0.4, 0.6  # what a key is worth to the game; a key is all or nothing, and all the game offers would spin the car at once
+STEER, GAS, BRAKE = 0.25, 0.4, 0.6  # what a key, or a stick all the way, is worth to the game; all that it offers would spin the car at once
 ZOOM_IN_FRAMES = GAME_FPS  # the game's first second zooms in from far above
 IN_SIGHT = 75.0  # in the game's units, farther than the corners of the picture
 SCORE = slice(85, 95), slice(0, 15)  # rows and columns of a number that only a program could count
@@ -57,8 +58,8 @@ class Racing:
         """Hold the named actions for one frame and return it."""
         if self.over:
             return self._begin(None)
-        steer = STEER * (("steer_right" in actions) - ("steer_left" in actions))
-        frame = self._hold(np.array([steer, GAS * ("gas" in actions), BRAKE * ("brake" in actions)]), FRAME_SKIP)
+        left, right, gas, brake = (share(actions, name) for name in ACTIONS)
+        frame = self._hold(np.array([STEER * (right - left), GAS * gas, BRAKE * brake]), FRAME_SKIP)
         self.tally.update({"frames off the road": int(not self.on_road), "frames at rest": int(self.speed < 1), "tracks ended": int(self.over)})
         return frame
 
@@ -125,11 +126,12 @@ class Driver:
     """A noisy scripted player for `Racing`."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.rng, self.restless = rng, Restless(ACTIONS, rng)
+        self.rng, self.restless = rng, Restless(ORIGIN.actions, rng)
         self.mode, self.left = "follow", 0  # follow | leave | brake | roll | any, and for how many frames
-        self.hurry, self.held = 1.0, frozenset[str]()
+        self.hurry, self.pad = 1.0, False  # pad: it holds a stick and triggers, and not keys
+        self.held: Collection[str] = frozenset()
 
-    def act(self, game: Racing, frame: np.ndarray) -> frozenset[str]:
+    def act(self, game: Racing, frame: np.ndarray) -> Collection[str]:
         """Choose the next frame's actions from where the road goes."""
         if self.left <= 0:
             self._choose()
@@ -144,12 +146,17 @@ class Driver:
         rng = self.rng
         self.mode = str(rng.choice(["follow", "leave", "brake", "roll", "any"], p=[0.6, 0.12, 0.06, 0.06, 0.16]))
         self.left = int(rng.integers(*{"follow": (40, 200), "leave": (8, 50), "brake": (4, 50), "roll": (5, 30), "any": (10, 40)}[self.mode]))
-        self.hurry = float(rng.uniform(0.6, 1.5))
+        self.hurry, self.pad = float(rng.uniform(0.6, 1.5)), bool(rng.random() < 0.5)
         side = str(rng.choice(["steer_left", "steer_right"]))
         held = {"leave": {"gas", *([side] if rng.random() < 0.7 else [])}, "brake": {"brake", *([side] if rng.random() < 0.3 else [])}}
-        self.held = frozenset(held.get(self.mode, ()))
+        self.held = self._pushed(dict.fromkeys(sorted(held.get(self.mode, ())), float(rng.uniform(0.2, 1.2))))
 
-    def _follow(self, game: Racing) -> frozenset[str]:
+    def _pushed(self, wanted: dict[str, float]) -> Collection[str]:
+        """Return actions that are held as far as is wanted, or by keys wholly."""
+        pushed = {name: min(1.0, max(1, round(STEPS * far)) / STEPS) for name, far in wanted.items()}
+        return pushed if self.pad else frozenset(pushed)
+
+    def _follow(self, game: Racing) -> Collection[str]:
         """Steer to a point of the road ahead, the farther the faster, and keep the speed that the bend allows."""
         road, speed, car = game.road, game.speed, game.game.car.hull
         here, ahead = np.array(car.position), np.array([-np.sin(car.angle), np.cos(car.angle)])
@@ -161,14 +168,14 @@ class Driver:
         wanted = self.hurry * (50 - 35 * min(1.0, abs(bend)))
         turn = error - 0.25 * car.angularVelocity  # a turn that is under way is not steered further
         spinning = abs(car.angularVelocity) > 2
-        held = set()
-        if abs(turn) > 0.08 and self.rng.random() < 0.95:
-            held.add("steer_left" if turn > 0 else "steer_right")
+        held: dict[str, float] = {}
+        if abs(turn) > (0.02 if self.pad else 0.08) and self.rng.random() < 0.95:
+            held["steer_left" if turn > 0 else "steer_right"] = 2.5 * abs(turn)
         if speed < wanted and not spinning and (abs(turn) < 0.4 or speed < 15):
-            held.add("gas")
+            held["gas"] = (wanted - speed) / 15
         elif speed > wanted + 12 or (spinning and speed > 20):
-            held.add("brake")
-        return frozenset(held)
+            held["brake"] = (speed - wanted) / 30
+        return self._pushed(held)
 
 
 def bearing(ahead: np.ndarray, to: np.ndarray) -> float:

@@ -1,21 +1,24 @@
-"""A player for any game: it knows nothing but the names of the actions, and tries everything that fingers do."""
+"""A player for any game: it knows nothing but the actions, and tries everything that fingers do."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from world_model.card import ActionSpec
 from world_model.real.game import Game
+
+STEPS = 8  # in which a stick is pushed
 
 
 class Restless:
-    """Hold an action, a chord of actions, tap one, or hold still, each for a random number of frames."""
+    """Hold an action, a chord of actions, tap one, or hold still, each for a random number of frames; half of the time analogue actions are held partly."""
 
-    def __init__(self, actions: Sequence[str], rng: np.random.Generator) -> None:
-        self.actions, self.rng = tuple(actions), rng
-        self.held: frozenset[str] = frozenset()
+    def __init__(self, actions: Sequence[ActionSpec], rng: np.random.Generator) -> None:
+        self.actions, self.rng = {action.name: action.analogue for action in actions}, rng
+        self.held: Collection[str] = frozenset()
         self.left = 0  # frames until the next choice
 
-    def act(self, game: Game, frame: np.ndarray) -> frozenset[str]:
+    def act(self, game: Game, frame: np.ndarray) -> Collection[str]:
         """Return the actions of the next frame."""
         if self.left == 0:
             self._choose()
@@ -26,5 +29,8 @@ class Restless:
         rng = self.rng
         kind = str(rng.choice(["hold", "chord", "tap", "pause"], p=[0.45, 0.25, 0.15, 0.15]))
         count, shortest, longest = {"hold": (1, 4, 30), "chord": (int(rng.integers(2, 4)), 3, 20), "tap": (1, 1, 3), "pause": (0, 2, 16)}[kind]
-        self.held = frozenset(rng.choice(self.actions, min(count, len(self.actions)), replace=False).tolist())
+        names = rng.choice(list(self.actions), min(count, len(self.actions)), replace=False).tolist()
         self.left = int(rng.integers(shortest, longest + 1))
+        self.held = frozenset(names)
+        if any(self.actions[name] for name in names) and rng.random() < 0.5:
+            self.held = {name: int(rng.integers(1, STEPS + 1)) / STEPS if self.actions[name] else 1.0 for name in sorted(names)}

@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -112,12 +113,12 @@ def _session(source: Source, game: Game, directory: Path, seed: int, longest: in
     }  # fmt: skip
     used: Counter[str] = Counter()
     frame: np.ndarray | None = game.reset(seed)
-    actions: frozenset[str] = frozenset()
+    actions: Collection[str] = ()
     with SessionWriter(directory, header, lossless=True) as writer:
         while frame is not None and writer.num_frames < longest:
-            writer.append(frame, sorted(actions), state=game.state)
+            writer.append(frame, actions if isinstance(actions, Mapping) else sorted(actions), state=game.state)
             used.update(actions)
-            actions = frozenset(player.act(game, frame))
+            actions = player.act(game, frame)
             frame = game.step(actions)
         count = writer.num_frames
     return {"frames": count, "actions": used, "happened": +game.tally}

@@ -92,7 +92,9 @@ def find_recipe(world: str, data: Path) -> WorldRecipe:
 
 def check(recipe: WorldRecipe, *data: Clips) -> None:
     """Raise SessionError if clips are not of the world that a recipe is for."""
-    origin = recipe.origin
+    origin, home = recipe.origin, data[0].folder.parent
     for clips in data:
         if clips.vocabulary != origin.action_names or clips.frames.shape[1:3] != (origin.height, origin.width):
             raise SessionError(f"The sessions in {clips.folder} have other actions or another frame size than {origin.name}.")
+    if (home / FILE).exists() and Origin.read(home).frames[-1] != origin.frames[-1]:
+        raise SessionError(f"The sessions in {home} were collected with other analogue actions than {origin.name} has now; collect new ones.")
