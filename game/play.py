@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from game.stage import World
     from world_model.card import Card
     from world_model.prompts import Prompt
+    from world_model.session import Actions
 
     Load = Callable[[], World]
     NewGame = Callable[[Any], Game]
@@ -149,7 +150,7 @@ def open_gate(device: str, dtype: str = "auto", inside: Path | None = None, *, w
     return Gate(Shelf(), lambda path: enter(str(path), device, dtype, **how)[1](), inside, watch)
 
 
-def _per_tick(tape: list[tuple[str, ...]], card: "Card") -> list[tuple[str, ...]]:
+def _per_tick(tape: "list[Actions]", card: "Card") -> "list[Actions]":
     """Return of a tape, which has a line for every frame, those that count: where a tick makes a block of frames, the line of its first."""
     frames = card.window.get("block_frames")
     return [*tape[:1], *tape[4 * frames - 3 :: 4 * frames]] if card.parts and isinstance(frames, int) and frames > 0 else tape

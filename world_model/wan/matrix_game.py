@@ -138,14 +138,14 @@ def along_time(cache: KeyValueCache, layer: int, q: Tensor, k: Tensor, v: Tensor
     if attend.clean is not None:
         cache.write(layer, attend.clean, k[:, :per_block], v[:, :per_block])
     outputs = []
-    for queries, first, blocks, _ in attend.groups:
-        own = slice(first // places * per_frame, queries.stop // places * per_frame)
+    for group in attend.groups:
+        own = slice(group.first // places * per_frame, group.queries.stop // places * per_frame)
         seen_k, seen_v = k[:, own], v[:, own]
-        if blocks:
-            cached_k, cached_v = cache.read(layer, blocks)
+        if group.blocks:
+            cached_k, cached_v = cache.read(layer, group.blocks)
             seen_k, seen_v = torch.cat([cached_k, seen_k], 1), torch.cat([cached_v, seen_v], 1)
         looking, seen_k, seen_v = (
-            rearrange(a, "b (f p) h d -> (b p) f h d", p=p) for a, p in ((q[:, queries], places), (seen_k, per_frame), (seen_v, per_frame))
+            rearrange(a, "b (f p) h d -> (b p) f h d", p=p) for a, p in ((q[:, group.queries], places), (seen_k, per_frame), (seen_v, per_frame))
         )
         table = time_table(seen_k.shape[1], q.shape[-1], q.device)
         looking, seen_k = rotate(looking, table[-looking.shape[1] :]), rotate(seen_k, table)
@@ -232,5 +232,5 @@ def first_block(attend: ContextAttention) -> int:
     """Return the index of the first block in a pass: the clean one, else the one after those that the window sees."""
     if attend.clean is not None:
         return attend.clean
-    before = attend.groups[0][2]
+    before = attend.groups[0].blocks
     return before[-1] + 1 if before else 0
