@@ -65,7 +65,7 @@ ROLLING_FORCING = Kind(
 )  # fmt: skip
 MATRIX_GAME = Kind(
     title="Matrix-Game 2.0", description="It begins from a picture and obeys keys.", licence="MIT (Skywork AI).", width=640, height=352, fps=25.0,
-    window=WindowConfig(warped_ladder((1000, 666, 333), shift=5.0), 3, ContextConfig(sink=0, cache=2, attention=2)), rollback=0,
+    window=WindowConfig(warped_ladder((1000, 666, 333), shift=5.0), 3, ContextConfig(sink=0, cache=2, attention=2, clean_sees_sink=False)), rollback=0,
     parts="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
 )  # fmt: skip
 
