@@ -113,6 +113,28 @@ class Bench:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """Measure what a tick costs as a world grows: in frame size, window, context and streams at once."""
+
+    world: Positional[str] = "maze"
+    """Name of a world, or path of a world file."""
+    ticks: int = 20
+    """How many ticks to time for each size."""
+    json: bool = False
+    """Print one JSON object."""
+    plot: Path | None = None
+    """Save the curves as this picture."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda."""
+
+    def run(self) -> int:
+        """Measure and print."""
+        from world_model.evaluation.scale import run
+
+        return run(**asdict(self))
+
+
+@dataclass(frozen=True)
 class Response:
     """Measure how soon a world obeys another key, and what that costs."""
 
@@ -282,8 +304,8 @@ class Export:
         return 0
 
 
-Command = Play | Replay | Worlds | Parity | Convert | Bench | Response | Evaluate | Collect | Train | Export
-KINDS = (Play, Replay, Worlds, Parity, Convert, Bench, Response, Evaluate, Collect, Train, Export)
+Command = Play | Replay | Worlds | Parity | Convert | Bench | Scale | Response | Evaluate | Collect | Train | Export
+KINDS = (Play, Replay, Worlds, Parity, Convert, Bench, Scale, Response, Evaluate, Collect, Train, Export)
 COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in KINDS}
 
 

@@ -15,7 +15,7 @@ def step(frame: torch.Tensor, before: torch.Tensor | None = None) -> Step:
 
 def test_it_learns_to_tell_blur_from_texture_and_says_where_to_go() -> None:
     torch.manual_seed(0)
-    adversary = Adversary(4, 2)
+    adversary = Adversary(4, 2, 5e-4)
     losses = [adversary.learn(step(torch.zeros(8, 4, 8, 8)), step(torch.randn(8, 4, 8, 8))) for _ in range(60)]
     assert losses[-1] < 1.0 < 3.0 < losses[0], losses[::25]
     frame = torch.zeros(8, 4, 8, 8, requires_grad=True)
@@ -28,7 +28,7 @@ def test_it_learns_to_tell_blur_from_texture_and_says_where_to_go() -> None:
 def test_it_learns_where_an_action_leads() -> None:
     """Frames move to one side under one action and to the other under the other; made frames of the same looks move the wrong way."""
     torch.manual_seed(0)
-    adversary = Adversary(4, 2)
+    adversary = Adversary(4, 2, 5e-4)
     sides = ACTIONS[:, 0] > 0
     for _ in range(90):
         before = torch.randn(8, 4, 8, 8)
@@ -41,7 +41,7 @@ def test_it_learns_where_an_action_leads() -> None:
 
 def test_a_restored_adversary_goes_on_the_same() -> None:
     made, real = step(torch.zeros(8, 4, 8, 8)), step(torch.randn(8, 4, 8, 8))
-    one, other = Adversary(4, 2), Adversary(4, 2)
+    one, other = Adversary(4, 2, 5e-4), Adversary(4, 2, 5e-4)
     results = []
     for adversary in (one, other):
         torch.manual_seed(1)

@@ -13,6 +13,7 @@ from world_model.card import WorldError
 from world_model.evaluation.bench import table
 from world_model.evaluation.drift import Watch, frechet, longest_run, play, report, statistics
 from world_model.evaluation.judge import Judge, JudgeConfig, macro_f1
+from world_model.evaluation.scale import BATCHES, CONTEXTS, SIZES, WINDOWS
 from world_model.world import World
 
 FPS = 10.0
@@ -120,3 +121,19 @@ def test_figures_are_compared_with_those_of_an_earlier_run(tmp_path: Path, capsy
         assert main.main(["bench", "--against", str(tmp_path / "bench.json")]) == 2
         assert said in capsys.readouterr().err
     assert main.main(["bench", "--against", str(tmp_path / "none.json")]) == 2
+
+
+def test_what_a_tick_costs_grows_with_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tiny.safetensors"
+    make_world().save(path)
+    assert main.main(["scale", str(path), "--ticks", "1", "--json", "--device", "cpu", "--plot", str(tmp_path / "scale.png")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (tmp_path / "scale.png").stat().st_size
+    for what, sizes in {"streams": BATCHES, "window": WINDOWS, "context": CONTEXTS, "frame": SIZES}.items():
+        work = [row["gflop"] for row in told[what].values()]
+        assert len(work) == len(sizes) and work == sorted(work) and work[-1] > work[0], what
+    assert told["streams"]["64"]["gflop"] == pytest.approx(64 * told["streams"]["1"]["gflop"], rel=0.1)
+    kept = [row["mb_per_stream"] for row in told["context"].values()]
+    assert kept == sorted(set(kept)), "a longer context takes more memory"
+    assert len({row["mb_per_stream"] for row in told["streams"].values()}) == 1
+    assert main.main(["scale", str(path), "--ticks", "0"]) == 2

@@ -136,8 +136,7 @@ class World:
             return open_text_world(card, modules["transformer"], window, path, parts, offload)  # type: ignore[arg-type]
         if not bool(torch.isfinite(torch.linalg.inv_ex(modules["autoencoder"].latent_matrix.float()).inverse).all()):  # type: ignore[operator]
             raise WorldError(f"{path} holds a matrix of latents that cannot be inverted.")
-        for convolutions in (modules["autoencoder"], *(m for m in modules["transformer"].children() if isinstance(m, Motion))):
-            convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_out(modules["autoencoder"], modules["transformer"])
         return cls(card, modules["autoencoder"], modules["transformer"], window, starts, path)  # type: ignore[arg-type]
 
     def save(self, path: Path, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -298,6 +297,12 @@ class Stream:
             raise WorldError(f"This world has the starts 0 to {card.num_starts - 1}; {start} is not one of them.")
         screens = world.starts["screens"][indices].numpy()
         return world.starts["latents"][indices].float(), world.starts["actions"][indices].float(), screens if self.batched else screens[0]
+
+
+def lay_out(autoencoder: nn.Module, transformer: nn.Module) -> None:
+    """Lay the weights of convolutions out as processors multiply them fastest: channels last."""
+    for convolutions in (autoencoder, *(part for part in transformer.children() if isinstance(part, Motion))):
+        convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def choose_device(device: str) -> torch.device:

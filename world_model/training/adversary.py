@@ -47,7 +47,7 @@ class Adversary:
 
     NOISE, PRICE = 0.05, 20.0  # of that penalty, per standard deviation of the latents
 
-    def __init__(self, latent_channels: int, num_actions: int, rate: float = 5e-4) -> None:
+    def __init__(self, latent_channels: int, num_actions: int, rate: float = 2e-4) -> None:
         self.network = Discriminator(latent_channels, num_actions).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(self.network.parameters(), rate, betas=(0.5, 0.99), weight_decay=0.0, fused=True)
 

@@ -45,7 +45,7 @@ class RolloutRecipe(StreamRecipe):
     much as before.
     """
 
-    adversary_price: float = 0.2
+    adversary_price: float = 0.1
     known: int = 8
     late_price: float = 0.05
 
@@ -132,22 +132,21 @@ class Rollout(Streams):
         sigma = torch.tensor([self.config.ladder[level] for level in window.levels])
         x0 = window.denoise()
         loss = (price * (x0 - real).square().mean((2, 3, 4)) / sigma.clamp(min=0.3)).mean()
-        if recipe.adversary_price:
-            before = torch.cat([window.last, x0[:, :-1]], 1).detach()
-            pull = self._pull((before, x0.detach(), window.actions), (self.clips.latents[rows - 1].float(), real, tape))
-            towards = 2 * recipe.adversary_price * (x0 * pull).mean()
+        if recipe.adversary_price and window.levels[0] == len(self.config.ladder) - 1:  # the frames ahead are not finished, and need not look so
+            made, step = (window.last[:, 0], x0[:, 0].detach(), window.actions[:, 0]), (self.clips.latents[rows[:, 0] - 1].float(), real[:, 0], tape[:, 0])
+            towards = 2 * recipe.adversary_price * (x0[:, 0] * self._pull(made, step)).mean()
             loss = loss + towards - towards.detach()
         window.step_down(x0.detach())
         return loss
 
     @torch.enable_grad()
     def _pull(self, made: Step, real: Step) -> Tensor:
-        """Return where the adversary sees made frames become less real [b, frames, c, h, w], of size 1 in the mean over the batch; it learns on the way."""
-        before, frame, action = (part.flatten(0, 1) for part in made)
+        """Return where the adversary sees made frames become less real, of size 1 in the mean over the batch; it learns on the way."""
+        before, frame, action = made
         frame.requires_grad_()
-        (pull,) = torch.autograd.grad(self.adversary.doubt((before, frame, action)), frame)
-        self.told = self.adversary.learn((before, frame.detach(), action), tuple(part.flatten(0, 1) for part in real))  # type: ignore[arg-type]
-        return (pull / pull.square().mean().sqrt().clamp(min=1e-12)).view_as(made[1])
+        (pull,) = torch.autograd.grad(self.adversary.doubt(made), frame)
+        self.told = self.adversary.learn((before, frame.detach(), action), real)
+        return pull / pull.square().mean().sqrt().clamp(min=1e-12)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"adversary": self.adversary.state_dict()}
