@@ -179,6 +179,13 @@ def test_help_lists_and_mistakes_import_neither_torch_nor_pygame(arguments: str)
         assert done.stdout.startswith("usage: main.py") and not done.stderr
 
 
+def test_a_world_is_played_without_torchs_compiler() -> None:
+    """Some operations on tensors without memory, which worlds are first built from, import it on the quiet, and that takes a second."""
+    code = "import sys, main; main.main(sys.argv[1:]); print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, "play", "--headless", "--frames", "2"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
 @pytest.mark.parametrize("window", [["--headless"], []])
 def test_ctrl_c_ends_the_game_and_finishes_its_recording(window: list[str], tmp_path: Path) -> None:
     code = (

@@ -96,13 +96,14 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         for conv in (module for module in self.modules() if isinstance(module, nn.Conv2d)):
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")  # keeps the signal's size from layer to layer
+            nn.init.kaiming_uniform_(conv.weight, nonlinearity="linear")  # keeps the signal's size from layer to layer
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         for pair in (module for module in self.modules() if isinstance(module, ResidualPair)):
-            nn.init.kaiming_normal_(pair.conv1.weight, nonlinearity="relu")
+            nn.init.kaiming_uniform_(pair.conv1.weight, nonlinearity="relu")
             nn.init.zeros_(pair.conv2.weight)
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
-        self.register_buffer("latent_matrix", torch.eye(config.latent_channels))
+        self.register_buffer("latent_matrix", torch.zeros(config.latent_channels, config.latent_channels))
+        self.latent_matrix.diagonal().fill_(1)
 
     @property
     def dtype(self) -> torch.dtype:

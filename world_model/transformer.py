@@ -115,7 +115,7 @@ class Block(nn.Module):
             self.norm3 = nn.LayerNorm(config.dim, config.eps)
             self.cross_attn = CrossAttention(config)
         self.ffn = nn.Sequential(nn.Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, config.dim))
-        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+        self.modulation = nn.Parameter(torch.empty(1, 6, config.dim).uniform_(-1, 1).mul_((3 / config.dim) ** 0.5))
 
     def forward(self, x: Tensor, e: Tensor, layer: int, attend: Attend, text: tuple[Tensor, Tensor] | None) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.to(e.dtype) + e).unbind(2)  # each [b, f, d]
@@ -141,7 +141,7 @@ class Head(nn.Module):
         super().__init__()
         self.dim, self.eps = config.dim, config.eps
         self.head = nn.Linear(config.dim, math.prod(config.patch_size) * config.in_channels)
-        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self.modulation = nn.Parameter(torch.empty(1, 2, config.dim).uniform_(-1, 1).mul_((3 / config.dim) ** 0.5))
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         shift, scale = (self.modulation.to(e.dtype) + e.unsqueeze(2)).unbind(2)

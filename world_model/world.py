@@ -29,6 +29,7 @@ from world_model.noise import AddressedNoise
 from world_model.state import load_state, save_state
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.transformer import Transformer, TransformerConfig
+from world_model.wan import matrix_game
 from world_model.wan.matrix_game import MatrixGame, MatrixGameConfig
 
 if TYPE_CHECKING:
@@ -322,12 +323,13 @@ def choose_device(device: str) -> torch.device:
 
 
 def compile_blocks(transformer: Transformer, **options: Any) -> None:
-    """Let torch compile every block of a transformer around its self-attention, which looks into the stream's cache and stays as it is.
+    """Let torch compile every block of a transformer around what looks into the stream's cache, which stays as it is.
 
     Args:
         options: for `torch.compile`.
     """
     ContextAttention.__call__ = torch.compiler.disable(ContextAttention.__call__)  # type: ignore[method-assign]
+    matrix_game.along_time = torch.compiler.disable(matrix_game.along_time)
     for block in transformer.blocks:
         block.compile(**options)
 

@@ -152,6 +152,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
         names, rows = list(report[what]), list(report[what].values())
         ax.plot(names, [row["tick_ms"] for row in rows], "o-")
         ax.set(xlabel=label, ylabel="ms a tick", ylim=(0, None))
+        ax.tick_params(axis="x", labelrotation=30 if what == "frame" else 0)
     figure.suptitle(f"{report['world']} on {report['machine']}")
     figure.savefig(path)
     pyplot.close(figure)

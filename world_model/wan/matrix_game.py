@@ -125,7 +125,6 @@ class ActionModule(nn.Module):
         return x + self.proj_keyboard(looked.flatten(2))
 
 
-@torch.compiler.disable
 def along_time(cache: KeyValueCache, layer: int, q: Tensor, k: Tensor, v: Tensor, attend: ContextAttention, frames: int) -> Tensor:
     """Attend with every place of q [b, n, h, d] along time, over the same blocks as the self-attention.
 
