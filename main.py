@@ -113,19 +113,25 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Measure what a tick costs as a world grows: in frame size, window, context and streams at once."""
+class Measurement:
+    """What is measured as curves."""
 
     world: Positional[str] = "maze"
     """Name of a world, or path of a world file."""
-    ticks: int = 20
-    """How many ticks to time for each size."""
     json: bool = False
     """Print one JSON object."""
     plot: Path | None = None
     """Save the curves as this picture."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda."""
+
+
+@dataclass(frozen=True)
+class Scale(Measurement):
+    """Measure what a tick costs as a world grows: in frame size, window, context and streams at once."""
+
+    ticks: int = 20
+    """How many ticks to time for each size."""
 
     def run(self) -> int:
         """Measure and print."""
@@ -135,19 +141,11 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Response:
+class Response(Measurement):
     """Measure how soon a world obeys another key, and what that costs."""
 
-    world: Positional[str] = "maze"
-    """Name of a world, or path of a world file."""
     trials: int = 32
     """How many changes of mind to play; in the real game where it can be played."""
-    json: bool = False
-    """Print one JSON object."""
-    plot: Path | None = None
-    """Save the curves as this picture."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda."""
 
     def run(self) -> int:
         """Measure and print."""

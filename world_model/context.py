@@ -136,7 +136,7 @@ class ContextAttention:
             queries = self.tokens * (1 + size if alike else 1)
             places = range(len(seen) + (size if alike else 0)) if config.clean_sees_sink else (block - seen[0] for block in seen)  # from 0: few tables
             table = block_table(tuple(places), block_frames, grid, head_width, device)
-            mask = hide_window(self.tokens, len(past), size) if alike else None
+            mask = hide_window(self.tokens, len(past), size, cache.k.dtype) if alike else None
             self.groups.append(Group(slice(0, queries), 0, past, table, mask))
         if size and not (self.groups and self.groups[0].mask is not None):
             table = block_table(tuple(range(len(before) + size)), block_frames, grid, head_width, device)
@@ -159,9 +159,9 @@ class ContextAttention:
 
 
 @lru_cache(maxsize=64)
-def hide_window(tokens: int, past: int, size: int) -> Tensor:
+def hide_window(tokens: int, past: int, size: int, dtype: torch.dtype) -> Tensor:
     """Return the mask of a pass of a finished block and a window of `size` after `past` cached blocks: the finished block does not see the window."""
-    mask = torch.zeros((1 + size) * tokens, (past + 1 + size) * tokens)
+    mask = torch.zeros((1 + size) * tokens, (past + 1 + size) * tokens, dtype=dtype)
     mask[:tokens, -size * tokens :] = float("-inf")
     return mask
 

@@ -4,7 +4,6 @@ Writes ``report.json``, plots and a contact sheet. Drift is played by the world 
 without the attention sink, and by other worlds given for comparison (weights of an earlier training stage, say), all on the same seeds and keys.
 """
 
-import importlib.util
 import json as jsonlib
 import time
 from dataclasses import replace
@@ -17,6 +16,7 @@ from PIL import Image
 from world_model.card import WorldError
 from world_model.evaluation import bench, drift, fidelity, response
 from world_model.evaluation.judge import Judge, find_judge
+from world_model.evaluation.plots import check_matplotlib, plotted
 from world_model.evaluation.real import RealGame, has_real
 from world_model.world import World
 
@@ -43,8 +43,7 @@ def run(
     for name, value in (("minutes", minutes), ("seeds", seeds), ("trials", trials)):
         if value <= 0:
             raise ValueError(f"--{name} is {value}, but must be more than 0.")
-    if not importlib.util.find_spec("matplotlib"):
-        raise ValueError("An evaluation draws its curves with matplotlib; install it with pip install -e '.[make]'.")
+    check_matplotlib("An evaluation draws its curves with matplotlib; install it with pip install -e '.[make]'.")
     loaded = World.load(world, device)
     seer = Judge.load(judge) if judge else find_judge(loaded.card.name)
     if seer is None:
@@ -139,18 +138,11 @@ def table(report: dict[str, Any]) -> str:
 
 def plot(report: dict[str, Any], path: Path) -> None:
     """Save how far each variant's slices lie from real play (or, without it, their sharpness) over time."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for name, row in report["variants"].items():
-        curve = row.get("from_real") or row["statistics"]["sharpness"]
-        axes.plot(drift.SLICE_S * np.arange(1, len(curve) + 1), curve, label=name)
-    if "real_distance" in report:
-        axes.axhline(report["real_distance"], linestyle=":", color="grey", label="two slices of real play")
-    axes.set(xlabel="seconds played", ylabel="distance from real play" if "real_distance" in report else "sharpness")
-    axes.legend()
-    figure.savefig(path)
-    pyplot.close(figure)
+    with plotted(path, figsize=(7, 4)) as (_, axes):
+        for name, row in report["variants"].items():
+            curve = row.get("from_real") or row["statistics"]["sharpness"]
+            axes.plot(drift.SLICE_S * np.arange(1, len(curve) + 1), curve, label=name)
+        if "real_distance" in report:
+            axes.axhline(report["real_distance"], linestyle=":", color="grey", label="two slices of real play")
+        axes.set(xlabel="seconds played", ylabel="distance from real play" if "real_distance" in report else "sharpness")
+        axes.legend()

@@ -6,7 +6,6 @@ two futures differ by is the mean squared difference of their pixels. It counts 
 first frames reach, where those differ at all.
 """
 
-import importlib.util
 import json as jsonlib
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import numpy as np
 from world_model.card import WorldError
 from world_model.evaluation.bench import machine
 from world_model.evaluation.judge import Judge, find_judge, macro_f1
+from world_model.evaluation.plots import check_matplotlib, plotted
 from world_model.evaluation.real import RealGame, has_real
 from world_model.training.autoencoder import psnr
 from world_model.world import Stream, World
@@ -45,8 +45,8 @@ class Situation:
 
 def run(*, world: str = "maze", trials: int = 32, json: bool = False, plot: Path | None = None, device: str = "auto") -> int:
     """Measure and print the response of a world for every depth of rollback, and for actions bound at entry only; return 0."""
-    if plot is not None and not importlib.util.find_spec("matplotlib"):
-        raise ValueError("A plot needs matplotlib; install it with pip install -e '.[make]', or leave --plot out.")
+    if plot is not None:
+        check_matplotlib()
     if trials < 1:
         raise ValueError(f"--trials is {trials}, but must be at least 1.")
     loaded = World.load(world, device)
@@ -191,17 +191,10 @@ def _frames_until(reached: np.ndarray) -> np.ndarray:
 
 def draw(report: dict[str, Any], path: Path) -> None:
     """Save the curves as a picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    rows = report["bindings"] | ({"real game": report["real"]} if "real" in report else {})
-    for name, row in rows.items():
-        axes.plot(range(1, len(row["curve"]) + 1), row["curve"], label=name, color="black" if name == "real game" else None)
-    axes.axhline(report["threshold"], linestyle=":", color="grey", label="visible")
-    axes.set(xlabel="frames after the change", ylabel="mean squared difference from the twin", yscale="log")
-    axes.legend()
-    figure.savefig(path)
-    pyplot.close(figure)
+    with plotted(path, figsize=(7, 4)) as (_, axes):
+        rows = report["bindings"] | ({"real game": report["real"]} if "real" in report else {})
+        for name, row in rows.items():
+            axes.plot(range(1, len(row["curve"]) + 1), row["curve"], label=name, color="black" if name == "real game" else None)
+        axes.axhline(report["threshold"], linestyle=":", color="grey", label="visible")
+        axes.set(xlabel="frames after the change", ylabel="mean squared difference from the twin", yscale="log")
+        axes.legend()

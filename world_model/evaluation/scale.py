@@ -4,7 +4,6 @@ Where a size changes the weights are random: time does not depend on them. Each 
 operations of a pass (matrix products and convolutions, as torch counts them) against the rate at which it multiplies two large matrices.
 """
 
-import importlib.util
 import json as jsonlib
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from world_model.autoencoder import Autoencoder
 from world_model.card import WorldError
 from world_model.evaluation.bench import machine
+from world_model.evaluation.plots import check_matplotlib, plotted
 from world_model.transformer import Transformer
 from world_model.world import World, lay_out
 
@@ -29,8 +29,8 @@ LARGE = 2048  # rows and columns of the matrices that tell the machine's rate
 
 def run(*, world: str = "maze", ticks: int = 20, json: bool = False, plot: Path | None = None, device: str = "auto") -> int:
     """Measure and print what grows with what; return 0."""
-    if plot is not None and not importlib.util.find_spec("matplotlib"):
-        raise ValueError("A plot needs matplotlib; install it with pip install -e '.[make]', or leave --plot out.")
+    if plot is not None:
+        check_matplotlib()
     if ticks < 1:
         raise ValueError(f"--ticks is {ticks}, but must be at least 1.")
     loaded = World.load(world, device)
@@ -38,8 +38,8 @@ def run(*, world: str = "maze", ticks: int = 20, json: bool = False, plot: Path 
         raise WorldError(f"{loaded.card.title} is not one of our own worlds; its costs are in docs/published.md.")
     report: dict[str, Any] = {"world": loaded.card.name, "machine": machine(), "threads": torch.get_num_threads(), "dtype": str(loaded.dtype)}
     report["matrix_gflops"] = round(matrix_rate(loaded) / 1e9, 1)
-    for what, value, grown, batch in growth(loaded):
-        row = cost(grown, batch, ticks, 1e9 * report["matrix_gflops"])
+    for what, value, larger, batch in growth(loaded):
+        row = cost(larger, batch, ticks, 1e9 * report["matrix_gflops"])
         report.setdefault(what, {})[value] = row
         if not json:
             if len(report[what]) == 1:
@@ -141,18 +141,11 @@ def matrix_rate(world: World, times: int = 8) -> float:
 
 def draw(report: dict[str, Any], path: Path) -> None:
     """Save the curves as a picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 4, figsize=(13, 3.2), layout="constrained")
-    labels = {"streams": "streams at once", "window": "frames in the window", "context": "frames in the context", "frame": "frame"}
-    for ax, (what, label) in zip(axes, labels.items(), strict=True):
-        names, rows = list(report[what]), list(report[what].values())
-        ax.plot(names, [row["tick_ms"] for row in rows], "o-")
-        ax.set(xlabel=label, ylabel="ms a tick", ylim=(0, None))
-        ax.tick_params(axis="x", labelrotation=30 if what == "frame" else 0)
-    figure.suptitle(f"{report['world']} on {report['machine']}")
-    figure.savefig(path)
-    pyplot.close(figure)
+    with plotted(path, ncols=4, figsize=(13, 3.2)) as (figure, axes):
+        labels = {"streams": "streams at once", "window": "frames in the window", "context": "frames in the context", "frame": "frame"}
+        for ax, (what, label) in zip(axes, labels.items(), strict=True):
+            names, rows = list(report[what]), list(report[what].values())
+            ax.plot(names, [row["tick_ms"] for row in rows], "o-")
+            ax.set(xlabel=label, ylabel="ms a tick", ylim=(0, None))
+            ax.tick_params(axis="x", labelrotation=30 if what == "frame" else 0)
+        figure.suptitle(f"{report['world']} on {report['machine']}")

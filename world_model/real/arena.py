@@ -15,7 +15,7 @@ from world_model.card import ActionSpec
 from world_model.real.doom import FPS, HEIGHT, LICENCE, WIDTH, Doom
 from world_model.real.game import Source
 from world_model.real.origin import Origin
-from world_model.real.restless import Restless
+from world_model.real.restless import Moody
 
 ORIGIN = Origin(
     name="arena",
@@ -33,6 +33,7 @@ ORIGIN = Origin(
     ),
 )
 ACTIONS = ORIGIN.action_names
+MOODS = {"hunt": (0.46, 30, 120), "rest": (0.1, 4, 25), "sweep": (0.17, 4, 40), "waste": (0.09, 2, 10), "any": (0.18, 10, 50)}
 DEATH_FRAMES, DEATH = 8, np.array([96, 0, 0], np.float32)
 
 
@@ -79,37 +80,23 @@ class Arena(Doom):
         return [((label.x + label.width / 2) / WIDTH - 1, label.width / WIDTH) for label in seen]
 
 
-class Marksman:
+class Marksman(Moody):
     """A noisy scripted player for `Arena`."""
 
     NEAR = 0.25  # of half the picture: from here on it turns by taps, which turn less far
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.rng, self.restless = rng, Restless(ORIGIN.actions, rng)
-        self.mode, self.left = "hunt", 0  # hunt | rest | sweep | waste | any, and for how many frames
+        super().__init__(ORIGIN.actions, rng, MOODS)
         self.side = "turn_left"
-        self.held: Collection[str] = frozenset()
 
-    def act(self, game: Arena, frame: np.ndarray) -> Collection[str]:
-        """Choose the next frame's actions from where the monsters are."""
-        if self.left <= 0:
-            self._choose()
-        self.left -= 1
-        if self.mode == "hunt":
-            self.held = self._hunt(game.monsters())
-        elif self.mode == "any":
-            self.held = self.restless.act(game, frame)
-        return self.held
+    def begin(self) -> frozenset[str]:
+        """Return the actions to hold in the mood that begins."""
+        self.side = str(self.rng.choice(["turn_left", "turn_right"]))
+        return frozenset({"rest": (), "sweep": (self.side,), "waste": ("shoot",)}.get(self.mood, ()))
 
-    def _choose(self) -> None:
-        rng = self.rng
-        self.mode = str(rng.choice(["hunt", "rest", "sweep", "waste", "any"], p=[0.46, 0.1, 0.17, 0.09, 0.18]))
-        self.left = int(rng.integers(*{"hunt": (30, 120), "rest": (4, 25), "sweep": (4, 40), "waste": (2, 10), "any": (10, 50)}[self.mode]))
-        self.side = str(rng.choice(["turn_left", "turn_right"]))
-        self.held = frozenset({"rest": (), "sweep": (self.side,), "waste": ("shoot",)}.get(self.mode, ()))
-
-    def _hunt(self, monsters: list[tuple[float, float]]) -> frozenset[str]:
+    def pursue(self, game: Arena) -> frozenset[str]:
         """Turn to the nearest monster in view and shoot when it is in the middle; look around while there is none."""
+        monsters = game.monsters()
         if not monsters:
             return frozenset({self.side})
         offset, width = monsters[0]

@@ -14,7 +14,7 @@ import numpy as np
 from world_model.card import ActionSpec
 from world_model.real.game import Source, share
 from world_model.real.origin import Origin
-from world_model.real.restless import STEPS, Restless
+from world_model.real.restless import STEPS, Moody
 
 GAME_FPS, FRAME_SKIP = 50, 3
 ORIGIN = Origin(
@@ -37,6 +37,7 @@ ACTIONS = ORIGIN.action_names
 STEER, GAS, BRAKE = 0.25, 0.4, 0.6  # what a key, or a stick all the way, is worth to the game; all that it offers would spin the car at once
 ZOOM_IN_FRAMES = GAME_FPS  # the game's first second zooms in from far above
 IN_SIGHT = 75.0  # in the game's units, farther than the corners of the picture
+MOODS = {"follow": (0.6, 40, 200), "leave": (0.12, 8, 50), "brake": (0.06, 4, 50), "roll": (0.06, 5, 30), "any": (0.16, 10, 40)}
 SCORE = slice(85, 95), slice(0, 15)  # rows and columns of a number that only a program could count
 
 
@@ -122,41 +123,27 @@ def _open() -> Any:
     return Track("state_pixels")
 
 
-class Driver:
+class Driver(Moody):
     """A noisy scripted player for `Racing`."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.rng, self.restless = rng, Restless(ORIGIN.actions, rng)
-        self.mode, self.left = "follow", 0  # follow | leave | brake | roll | any, and for how many frames
+        super().__init__(ORIGIN.actions, rng, MOODS)
         self.hurry, self.pad = 1.0, False  # pad: it holds a stick and triggers, and not keys
-        self.held: Collection[str] = frozenset()
 
-    def act(self, game: Racing, frame: np.ndarray) -> Collection[str]:
-        """Choose the next frame's actions from where the road goes."""
-        if self.left <= 0:
-            self._choose()
-        self.left -= 1
-        if self.mode == "follow":
-            self.held = self._follow(game)
-        elif self.mode == "any":
-            self.held = self.restless.act(game, frame)
-        return self.held
-
-    def _choose(self) -> None:
+    def begin(self) -> Collection[str]:
+        """Return the actions to hold in the mood that begins."""
         rng = self.rng
-        self.mode = str(rng.choice(["follow", "leave", "brake", "roll", "any"], p=[0.6, 0.12, 0.06, 0.06, 0.16]))
-        self.left = int(rng.integers(*{"follow": (40, 200), "leave": (8, 50), "brake": (4, 50), "roll": (5, 30), "any": (10, 40)}[self.mode]))
         self.hurry, self.pad = float(rng.uniform(0.6, 1.5)), bool(rng.random() < 0.5)
         side = str(rng.choice(["steer_left", "steer_right"]))
         held = {"leave": {"gas", *([side] if rng.random() < 0.7 else [])}, "brake": {"brake", *([side] if rng.random() < 0.3 else [])}}
-        self.held = self._pushed(dict.fromkeys(sorted(held.get(self.mode, ())), float(rng.uniform(0.2, 1.2))))
+        return self._pushed(dict.fromkeys(sorted(held.get(self.mood, ())), float(rng.uniform(0.2, 1.2))))
 
     def _pushed(self, wanted: dict[str, float]) -> Collection[str]:
         """Return actions that are held as far as is wanted, or by keys wholly."""
         pushed = {name: min(1.0, max(1, round(STEPS * far)) / STEPS) for name, far in wanted.items()}
         return pushed if self.pad else frozenset(pushed)
 
-    def _follow(self, game: Racing) -> Collection[str]:
+    def pursue(self, game: Racing) -> Collection[str]:
         """Steer to a point of the road ahead, the farther the faster, and keep the speed that the bend allows."""
         road, speed, car = game.road, game.speed, game.game.car.hull
         here, ahead = np.array(car.position), np.array([-np.sin(car.angle), np.cos(car.angle)])

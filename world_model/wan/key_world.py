@@ -12,37 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from world_model.card import Card, WorldError
-from world_model.checks import VIDEO_STRIDE
 from world_model.stream import WindowConfig
 from world_model.wan.matrix_game import ActionCache, MatrixGame
 from world_model.wan.parts import PictureParts, load_picture_parts
-from world_model.wan.text_world import VideoStream
-from world_model.world import World
+from world_model.wan.text_world import PublishedWorld, VideoStream
 
 
-class KeyWorld(World):
-    """A published checkpoint with action modules: its network, start pictures, and the parts it needs beside its file."""
+class KeyWorld(PublishedWorld):
+    """A published checkpoint with action modules."""
 
     transformer: MatrixGame
-
-    def __init__(
-        self, card: Card, transformer: MatrixGame, window: WindowConfig, starts: dict[str, Tensor], parts: PictureParts | None, path: Path | None = None
-    ) -> None:
-        self.parts, self.starts = parts, starts
-        self._hold(card, transformer, window, path)
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The networks in the world's file."""
-        return {"transformer": self.transformer}
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one latent frame."""
-        return self.transformer.config.in_channels, self.card.height // VIDEO_STRIDE, self.card.width // VIDEO_STRIDE
+    parts: PictureParts | None
 
     def stream(self, seed: Any = 0, start: Any = 0, *, actions: np.ndarray | None = None, fused: bool = True) -> "KeyStream":
         """Start a stream from one of the world's pictures or from another; arguments as in `World.stream`, but there are no batches and no clips.

@@ -27,11 +27,13 @@ from world_model.world import Stream, World
 BEFORE = 16  # grey value of the screen before the first block
 
 
-class TextWorld(World):
-    """A published checkpoint: its transformer, and the parts it needs beside its file."""
+class PublishedWorld(World):
+    """A published checkpoint: its network, start pictures if it has any, and the parts it needs beside its file."""
 
-    def __init__(self, card: Card, transformer: Transformer, window: WindowConfig, parts: Parts | None, path: Path | None = None) -> None:
-        self.parts, self.starts = parts, {}
+    def __init__(
+        self, card: Card, transformer: Transformer, window: WindowConfig, starts: dict[str, Tensor], parts: Any, path: Path | None = None
+    ) -> None:
+        self.parts, self.starts = parts, starts
         self._hold(card, transformer, window, path)
 
     @property
@@ -43,6 +45,15 @@ class TextWorld(World):
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one latent frame."""
         return self.transformer.config.in_channels, self.card.height // VIDEO_STRIDE, self.card.width // VIDEO_STRIDE
+
+
+class TextWorld(PublishedWorld):
+    """A published checkpoint that listens to words."""
+
+    parts: Parts | None
+
+    def __init__(self, card: Card, transformer: Transformer, window: WindowConfig, parts: Parts | None, path: Path | None = None) -> None:
+        super().__init__(card, transformer, window, {}, parts, path)
 
     def stream(self, seed: Any = 0, start: Any = 0, *, actions: np.ndarray | None = None, fused: bool = True) -> "TextStream":
         """Start a stream from nothing; arguments as in `World.stream`, but a text world has no starts (0) and no batches.
