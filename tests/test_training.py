@@ -17,9 +17,12 @@ from world_model.training.autoencoder import AutoencoderRecipe, train_autoencode
 from world_model.training.data import Clips
 from world_model.training.distill import Distillation, DistillRecipe, distill
 from world_model.training.optimizer import MuonAdamW
+from world_model.training.recipe import RECIPES
 from world_model.training.rollout import Rollout, RolloutRecipe, Streams
 from world_model.training.student import LatentClips, Layout, StudentRecipe, clip_loss, train_student
+from world_model.training.train import adopt
 from world_model.transformer import Transformer, TransformerConfig
+from world_model.world import World
 
 SIZE, STEP, TINT = 32, 4, np.array([[0, 0, 0], [120, 0, 0], [0, 0, 120]], np.uint8)  # a turn shifts the picture by STEP pixels and tints it
 AUTOENCODER = AutoencoderRecipe(AutoencoderConfig(SIZE, SIZE, (32, 32), 8, 4, 1, 1), steps=30, batch=8)
@@ -128,6 +131,24 @@ def test_a_run_begins_from_given_weights(latents: LatentClips, autoencoder: Auto
     given = Transformer(STUDENT.model).state_dict()
     student = train_student(replace(STUDENT, steps=0), latents, latents, autoencoder, tmp_path, given)
     assert all(torch.equal(a, b) for a, b in zip(student.state_dict().values(), given.values(), strict=True))
+
+
+def test_a_run_begins_from_a_world_with_other_actions() -> None:
+    """An action of the same name does what it did, one that is new does nothing."""
+    given, recipe = World.load("maze", "cpu", torch.float32), RECIPES["arena"]()
+    model = Transformer(recipe.student.model)
+    model.load_state_dict(adopt(given, recipe))
+    history = recipe.student.model.action_history
+    held = {name: index for index, name in enumerate(recipe.origin.action_names)}
+
+    def embedded(network: Transformer, action: int | None) -> torch.Tensor:
+        actions = torch.zeros(history, network.config.num_actions)
+        if action is not None:
+            actions[-1, action] = 1
+        return network.action_embedding(actions.flatten())
+
+    assert torch.equal(embedded(model, held["turn_left"]), embedded(given.transformer, given.card.action_names.index("turn_left")))
+    assert torch.equal(embedded(model, held["shoot"]), embedded(given.transformer, None))
 
 
 def test_rollouts_compare_every_pass_with_the_frames_of_its_own_time(latents: LatentClips) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from world_model.attention import attention, rotary_table, rotate
+from world_model.attention import attention, may_look, rotary_table, rotate
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,29 @@ class ContextAttention:
                 group_k, group_v = torch.cat([cached_k, group_k], 1), torch.cat([cached_v, group_v], 1)
             outputs.append(attention(rotate(group_q, group.table[-group_q.shape[1] :]), rotate(group_k, group.table), group_v, group.mask))
         return torch.cat(outputs, 1)
+
+
+class PastAttention:
+    """How the first blocks of a stream attend when they enter the context in one pass (an `Attend`): each to those before it and to itself.
+
+    Only while none of them has left the context is that the same as one pass for each.
+
+    Args:
+        blocks: their number, counted from the first block of the stream.
+        grid: tokens per frame as (rows, columns).
+        block_frames: frames per block.
+    """
+
+    def __init__(self, cache: KeyValueCache, blocks: int, grid: tuple[int, int], block_frames: int) -> None:
+        self.cache, self.tokens = cache, grid[0] * grid[1] * block_frames
+        self.table = block_table(tuple(range(blocks)), block_frames, grid, cache.k.shape[-1], cache.k.device)
+        block = torch.arange(blocks, device=cache.k.device).repeat_interleave(self.tokens)
+        self.mask = may_look(block[:, None] >= block)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        for block, (block_k, block_v) in enumerate(zip(k.split(self.tokens, 1), v.split(self.tokens, 1), strict=True)):
+            self.cache.write(layer, block, block_k, block_v)
+        return attention(rotate(q, self.table), rotate(k, self.table), v, self.mask)
 
 
 @lru_cache(maxsize=64)

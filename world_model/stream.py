@@ -15,12 +15,13 @@ on many streams at once.
 """
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from world_model.context import ContextAttention, ContextConfig, KeyValueCache
+from world_model.context import ContextAttention, ContextConfig, KeyValueCache, PastAttention
 from world_model.noise import NoiseSource
 from world_model.schedule import Ladder, add_noise
 from world_model.transformer import Transformer
@@ -81,12 +82,21 @@ class RollingWindow:
     def remember(self, latents: Tensor, actions: Tensor) -> None:
         """Take real frames [b, frames, c, h, w] and the actions [b, frames, num_actions] that led to them as the past of the stream.
 
-        The first blocks become the sink. Only before the first `advance`.
+        The first blocks become the sink. Only once, before the first `advance`. One pass brings all blocks into the cache that see all before them; the
+        last block waits for the pass of the first window.
         """
-        size = self.config.block_frames
-        for first in range(0, latents.shape[1], size):
-            self._flush()
-            self._finish(latents[:, first : first + size], actions[:, first : first + size])
+        size, config = self.config.block_frames, self.config.context
+        blocks = [(latents[:, first : first + size], actions[:, first : first + size]) for first in range(0, latents.shape[1], size)]
+        together = list(takewhile(lambda block: config.before_clean(block) == list(range(block)), range(len(blocks) - 1)))
+        if together:
+            x = latents[:, : len(together) * size]
+            told = histories(torch.cat([self.lived, actions[:, : x.shape[1]]], 1), self.model.config.action_history)[:, -x.shape[1] :]
+            attend = PastAttention(self.cache, len(together), self.grid, size)
+            self.model(x, x.new_zeros(x.shape[:2]), attend, told if self.model.config.num_actions else None, self.text, 0, x[:, :0])
+        for number, block in enumerate(blocks):
+            if number > len(together):
+                self._flush()
+            self._finish(*block)
 
     def advance(self, action: Tensor | None, *, append: bool = True, late: bool = True) -> Tensor | None:
         """Make one pass; return the block that it finished [b, block frames, c, h, w], or None while the window fills up.

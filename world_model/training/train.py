@@ -22,7 +22,7 @@ from world_model.training.judge import train_judge
 from world_model.training.ranks import is_first, join_ranks, leave_ranks, wait_for_all
 from world_model.training.recipe import RECIPES, WorldRecipe, check, find_recipe
 from world_model.training.student import LatentClips, train_student
-from world_model.transformer import Transformer
+from world_model.transformer import Transformer, TransformerConfig
 from world_model.world import World
 
 Stage = Literal["autoencoder", "student", "distill", "judge", "all"]
@@ -43,7 +43,7 @@ def run(
 ) -> int:
     """Train the stages of `world` from the sessions in `data` into `out`; write the world file at the end.
 
-    `begin` names a world, or a world file, whose weights new runs begin from. Without a name the world is what its data says.
+    `begin` names a world, or a world file, whose weights new runs begin from, if need be with other actions. Without a name the world is what its data says.
 
     Raises:
         WorldError: it is not clear which world, or `begin` is not a world or has networks of other sizes.
@@ -67,7 +67,7 @@ def run(
 
 def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file: Path, begin: str | None) -> None:
     given = World.load(begin, "cpu", torch.float32) if begin else None
-    if given and (given.autoencoder.config, given.transformer.config) != (recipe.autoencoder.model, recipe.student.model):
+    if given and (given.autoencoder.config, _of_any_actions(given.transformer.config)) != (recipe.autoencoder.model, _of_any_actions(recipe.student.model)):
         raise WorldError(f"The networks of {begin} have other sizes than this recipe's; begin from a world that this recipe made.")
     if is_first():  # decodes sessions that are new
         train_and_held_out(data)
@@ -87,7 +87,7 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
         return
     latents = LatentClips.encode(train, autoencoder, out / "latents_train.pt")
     held_out_latents = LatentClips.encode(held_out, autoencoder, out / "latents_held_out.pt")
-    student = train_student(recipe.student, latents, held_out_latents, autoencoder, out, given.transformer.state_dict() if given else None)
+    student = train_student(recipe.student, latents, held_out_latents, autoencoder, out, adopt(given, recipe) if given else None)
     distils = stage in ("distill", "all")
     finished = distils and not recipe.distill.steps  # then the student is the world
     files = [out / f"{recipe.origin.name}-student.safetensors", *([world_file] if finished else [])]
@@ -95,6 +95,19 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     if distils and not finished:
         student = distill(recipe.distill, recipe.student, student, latents, held_out_latents, autoencoder, out)
         _export(build_world(recipe, autoencoder, student, latents), held_out, judge, world_file)
+
+
+def adopt(given: World, recipe: WorldRecipe) -> dict[str, torch.Tensor]:
+    """Return the weights of a world's transformer for a recipe with other actions: what an action that it does not have does is nothing at first."""
+    weights, model = given.transformer.state_dict(), recipe.student.model
+    known = dict(zip(given.card.action_names, weights["action_embedding.0.weight"].unflatten(1, (model.action_history, -1)).unbind(2), strict=True))
+    nothing = torch.zeros(model.dim, model.action_history)
+    columns = torch.stack([known.get(name, nothing) for name in recipe.origin.action_names], 2)
+    return {**weights, "action_embedding.0.weight": columns.flatten(1)}
+
+
+def _of_any_actions(config: TransformerConfig) -> TransformerConfig:
+    return replace(config, num_actions=0)
 
 
 def _export(made: World, held_out: Clips, judge: Judge | None, *files: Path) -> None:
