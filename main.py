@@ -254,7 +254,7 @@ class Train:
 
     world: Annotated[Positional[str], arg(metavar="WORLD")] = ""
     """Name of the world, if not what its data says."""
-    stage: Literal["autoencoder", "student", "distill", "judge", "all"] = "all"
+    stage: Literal["autoencoder", "teacher", "student", "distill", "judge", "all"] = "all"
     """Which part to train."""
     data: Path | None = None
     """Folder that `collect` wrote, or one of recorded sessions; else runs/WORLD/data."""
@@ -266,12 +266,16 @@ class Train:
     """A world whose weights a new run begins from, if not from random ones."""
     autoencoder_steps: int | None = None
     """Steps of the first stage, if not as many as the world's recipe says."""
+    teacher_steps: int | None = None
+    """Steps of the second stage, likewise; with none the student is its own teacher."""
     student_steps: int | None = None
-    """Steps of the second stage, likewise."""
-    distill_steps: int | None = None
     """Steps of the third stage, likewise."""
+    distill_steps: int | None = None
+    """Steps of the fourth stage, likewise."""
     judge_steps: int | None = None
     """Steps of the judge, likewise."""
+    shard: bool = False
+    """Under torchrun: keep a part of the transformer's parameters and optimizer in each process (FSDP2), for networks that one cannot hold."""
 
     def run(self) -> int:
         """Train."""

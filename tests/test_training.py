@@ -13,6 +13,7 @@ from world_model.autoencoder import Autoencoder, AutoencoderConfig
 from world_model.context import ContextConfig
 from world_model.session import SessionError, SessionWriter
 from world_model.stream import WindowConfig
+from world_model.training import student as student_stage
 from world_model.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from world_model.training.data import Clips
 from world_model.training.distill import Distillation, DistillRecipe, distill
@@ -110,11 +111,11 @@ def test_a_killed_student_goes_on_as_if_nothing_had_happened(
 
 
 def test_two_ranks_train_as_one(clips: Clips, latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:
-    """Two processes that share every batch come to the weights of one that has it all, but for the order of sums."""
+    """Two processes that share every batch come to the weights of one that has it all, but for the order of sums; also with parameters shared out."""
     (tmp_path / "sessions").symlink_to(clips.folder)
     torch.save(autoencoder.state_dict(), tmp_path / "autoencoder.pt")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(Path(__file__).parent / "rank.py"), str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True, timeout=50)
+    subprocess.run(command, check=True, capture_output=True, timeout=58)
     together = torch.load(tmp_path / "student.pt", weights_only=True)
     apart = {}
     for name, batch in (("whole batch", STUDENT.batch), ("half of it", STUDENT.batch // 2)):
@@ -124,6 +125,10 @@ def test_two_ranks_train_as_one(clips: Clips, latents: LatentClips, autoencoder:
         begun = Transformer(STUDENT.model).state_dict()
         apart[name] = float(np.mean([(together[n] - alone[n]).norm() / (alone[n] - begun[n]).norm().clamp(min=1e-6) for n in begun]))
     assert apart["whole batch"] < 0.1 and apart["half of it"] > 0.4, apart
+    sharded = torch.load(tmp_path / "sharded.pt", weights_only=True)
+    assert len(sharded["kept"]) == 3 and (sharded["kept"] < 0.6).all(), "each process keeps about half of all parameters and moments"
+    distance = [float((sharded["alike"][n] - sharded["parts"][n]).norm() / (sharded["alike"][n] - begun[n]).norm().clamp(min=1e-6)) for n in begun]
+    assert np.mean(distance) < 0.1, distance
 
 
 def test_a_run_begins_from_given_weights(latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:
@@ -228,6 +233,27 @@ def brightness(model: Transformer, latents: LatentClips) -> float:
         block = window.advance(torch.zeros(16, 2))
         made += [] if block is None else [block]
     return float(torch.cat(made).mean())
+
+
+def test_a_teacher_sees_windows_of_one_noise_level_and_begins_teacher_and_critic(
+    taught: Transformer, latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(student_stage, "by_level", lambda seen_so_far, _: seen.extend(seen_so_far) or {})
+    teacher = train_student(replace(STUDENT, steps=50), latents, latents, autoencoder, tmp_path, taught.state_dict(), stage="teacher")
+    assert len(seen) == 50 and all(len(np.unique(sigmas)) <= STUDENT.batch for _, _, sigmas in seen)
+    assert {path.name for path in tmp_path.iterdir()} == {"teacher.pt", "teacher.jsonl", "teacher.png"}
+    begun: list[Transformer] = []
+
+    def begin(self: Distillation, recipe: DistillRecipe, window: WindowConfig, *networks: Transformer) -> None:
+        begun.extend(networks[:3])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Distillation, "__init__", begin)
+    with pytest.raises(KeyboardInterrupt):
+        distill(DISTILL, TAUGHT, taught, latents, latents, autoencoder, tmp_path, teacher)
+    for network, origin in zip(begun, (taught, teacher, teacher), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), origin.state_dict().values(), strict=True))
 
 
 def test_a_killed_distillation_goes_on_as_if_nothing_had_happened(

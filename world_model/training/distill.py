@@ -1,7 +1,8 @@
 """Stage 4, Rolling Forcing: distil the student on its own history by matching distributions (arXiv 2509.25161, section 3; DMD, arXiv 2311.18828).
 
-Three networks begin as the student of stage 3: the *student* plays, the *teacher* stays as it is and knows what real frames look like after a given past, the
-*critic* goes on learning what the student's frames look like. The student plays on and on through the engine's own code, under real tapes, on its own history.
+Three networks begin as the student of stage 3, or two of them as the teacher of stage 2: the *student* plays, the *teacher* stays as it is and knows what real
+frames look like after a given past, the *critic* goes on learning what the student's frames look like. The student plays on and on through the engine's own
+code, under real tapes, on its own history.
 Once in as many passes as the window has blocks a pass carries gradient, so that these windows tile the stream without overlap: all its blocks, at all levels
 at once, are noised to one common time, teacher and critic each say what they take them to have been, and the student goes where the teacher differs from the
 critic. Neither cache nor history carries gradient.
@@ -23,7 +24,7 @@ from world_model.autoencoder import Autoencoder
 from world_model.schedule import add_noise
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.training.optimizer import MuonAdamW
-from world_model.training.ranks import average_gradients, is_first, normal_like, uniform_for
+from world_model.training.ranks import average_gradients, normal_like, shard, uniform_for
 from world_model.training.rollout import StreamRecipe, Streams
 from world_model.training.run import Average, Run, Stateful, learning_rate
 from world_model.training.student import LatentClips, StudentRecipe, averaged, sample_strip
@@ -172,13 +173,25 @@ class Distillation(Streams):
 
 
 def distill(
-    recipe: DistillRecipe, student: StudentRecipe, trained: Transformer, train: LatentClips, held_out: LatentClips, autoencoder: Autoencoder, out: Path
+    recipe: DistillRecipe,
+    student: StudentRecipe,
+    trained: Transformer,
+    train: LatentClips,
+    held_out: LatentClips,
+    autoencoder: Autoencoder,
+    out: Path,
+    taught_by: Transformer | None = None,
 ) -> Transformer:
-    """Distil the student of stage 3 on its own history, resume, or just load the result in `out`; return it with its averaged weights."""
+    """Distil the student of stage 3 on its own history, resume, or just load the result in `out`; return it with its averaged weights.
+
+    `taught_by` is the network that teacher and critic begin as, if not as the student: student and teacher are learnt by one network unless stage 2 was made.
+    """
     torch.manual_seed(0)
     model, teacher, critic = (Transformer(student.model) for _ in range(3))
-    for network in (model, teacher, critic):
-        network.load_state_dict(trained.state_dict())
+    for network, begin in ((model, trained), (teacher, taught_by or trained), (critic, taught_by or trained)):
+        network.load_state_dict(begin.state_dict())
+        if student.shard:
+            shard(network)
     distillation = Distillation(recipe, student.window, model, teacher.eval().requires_grad_(False), critic, train)
     optimizer = MuonAdamW(model, recipe.student_muon_rate, recipe.student_adam_rate)
     average = Average(model, recipe.ema)
@@ -198,6 +211,6 @@ def distill(
         if (step + 1) % 20 == 0:
             run.log(step + 1, **{name: float(np.mean(values)) for name, values in seen.items()})
             seen.clear()
-        if is_first() and ((step + 1) % 100 == 0 or step + 1 == recipe.steps):
+        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
             sample_strip(averaged(model, average), student, held_out, autoencoder, out / "distill.png")
     return averaged(model, average)

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from world_model.training.ranks import sharded_like
+
 
 def is_inner_matrix(name: str, p: nn.Parameter) -> bool:
     """Muon's share of a network: convolutions and the matrices inside transformer blocks."""
@@ -44,8 +46,10 @@ class MuonAdamW:
         return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.muon.load_state_dict(state["muon"])
-        self.adamw.load_state_dict(state["adamw"])
+        for optimizer, saved in ((self.muon, state["muon"]), (self.adamw, state["adamw"])):
+            optimizer.load_state_dict(saved)
+            for parameter, moments in optimizer.state.items():
+                moments.update({name: sharded_like(value, parameter.data) for name, value in moments.items()})
 
 
 def as_matrix(values: Tensor, weight: Tensor) -> Tensor:

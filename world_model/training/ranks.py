@@ -2,17 +2,18 @@
 
 Every process (a rank) draws the same whole batch, with the same random numbers, works on its own share of it, and the gradients are averaged before each
 update. So N ranks do what one does on the same batch, only faster. The first rank alone writes files and progress. Communication is gloo on processors and
-nccl on GPUs.
+nccl on GPUs. A network that is too large for every rank to hold with its optimizer can be sharded (FSDP2): each rank keeps a part of every parameter.
 """
 
 import os
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 Batch = TypeVar("Batch", Tensor, np.ndarray)
 
@@ -64,16 +65,57 @@ def uniform_for(examples: Tensor) -> Tensor:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Give all ranks the mean of their gradients, in one exchange."""
+    """Give all ranks the mean of their gradients, in one exchange; those of sharded parameters are that already."""
     if not dist.is_initialized():
         return
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
     if gradients:
         flat = torch.cat([g.reshape(-1) for g in gradients])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
+
+
+def shard(model: nn.Module) -> None:
+    """Leave every rank its part of a transformer's parameters; a block's are brought together while it computes. Before the optimizer is made.
+
+    Raises:
+        ValueError: there is but one process.
+    """
+    if not dist.is_initialized():
+        raise ValueError("Only several processes can share the parameters out; start them with torchrun --nproc-per-node=N main.py train ... --shard.")
+    from torch.distributed.fsdp import fully_shard
+
+    for part in (*model.blocks, model):  # type: ignore[misc]
+        fully_shard(part)
+
+
+def whole(state: Any) -> Any:
+    """Return a state (tensors in dicts and lists) with what is sharded brought together. All ranks must call it."""
+    if isinstance(state, DTensor):
+        return state.full_tensor()
+    if isinstance(state, dict):
+        return {name: whole(value) for name, value in state.items()}
+    return [whole(value) for value in state] if isinstance(state, list) else state
+
+
+def sharded_like(state: Any, example: Any) -> Any:
+    """Return a whole state with the tensors sharded that are so in another state, as far as that one has them."""
+    if isinstance(state, dict) and isinstance(example, dict):
+        return {name: sharded_like(value, example.get(name)) for name, value in state.items()}
+    if isinstance(example, DTensor) and isinstance(state, Tensor) and state.shape == example.shape:
+        return distribute_tensor(state, example.device_mesh, example.placements)
+    return state
+
+
+def agree(choice: bool) -> bool:
+    """Return what the first rank has chosen."""
+    if not dist.is_initialized():
+        return choice
+    told = [choice]
+    dist.broadcast_object_list(told)
+    return told[0]
 
 
 def wait_for_all() -> None:

@@ -33,12 +33,13 @@ class WorldRecipe:
 
     A world plays with the levels of ``ladder``, fewer than it was trained with: three look like five, tick in two thirds of the time and leave less
     speculation to unmake. ``rollback`` is its depth by default. No steps of distillation are made unless they are asked for: as far as it was tried
-    (450 steps) it made the maze worse than what it began from.
+    (450 steps) it made the maze worse than what it began from. Nor is a teacher of its own: the student learns to be one, too, in a fifth of its clips.
     """
 
     origin: Origin
     autoencoder: AutoencoderRecipe
     student: StudentRecipe
+    teacher_steps: int = 0
     distill: DistillRecipe = DistillRecipe(steps=0)
     judge: JudgeRecipe = JudgeRecipe()
     num_starts: int = 24

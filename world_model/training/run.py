@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from world_model.training.ranks import is_first
+from world_model.training.ranks import agree, is_first, sharded_like, wait_for_all, whole
 
 
 class Stateful(Protocol):
@@ -43,7 +43,7 @@ class Run:
         if self.path.exists():
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             for name, part in parts.items():
-                part.load_state_dict(saved[name])
+                part.load_state_dict(sharded_like(saved[name], part.state_dict()))
             self.step = saved["step"]
             print(f"{stage}: going on from step {self.step}", flush=True)
 
@@ -55,7 +55,7 @@ class Run:
             yield step
             self.step = step + 1
             self.seconds_per_step = (time.monotonic() - began) / (self.step - first)
-            if time.monotonic() - saved_at > self.every_s or self.step == self.steps:
+            if agree(time.monotonic() - saved_at > self.every_s or self.step == self.steps):
                 self.save()
                 saved_at = time.monotonic()
 
@@ -64,12 +64,13 @@ class Run:
         return np.random.default_rng((hash_stage(self.stage), step))
 
     def save(self) -> None:
-        """Write the checkpoint under a temporary name, then rename it; all ranks have the same."""
-        if not is_first():
-            return
-        temporary = self.path.with_suffix(".pt.part")
-        torch.save({"step": self.step, **{name: part.state_dict() for name, part in self.parts.items()}}, temporary)
-        os.replace(temporary, self.path)
+        """Write the checkpoint under a temporary name, then rename it; all ranks have the same, or parts of it."""
+        states = {name: whole(part.state_dict()) for name, part in self.parts.items()}
+        if is_first():
+            temporary = self.path.with_suffix(".pt.part")
+            torch.save({"step": self.step, **states}, temporary)
+            os.replace(temporary, self.path)
+        wait_for_all()
 
     def log(self, step: int, **metrics: float) -> None:
         """Append metrics (of this rank's examples) to the log and print one line with speed and ETA."""

@@ -8,8 +8,9 @@ the frame before it; the action that play holds on the frames ahead comes with t
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from world_model.stream import RollingWindow, WindowConfig
 from world_model.training.autoencoder import encode_all
 from world_model.training.data import Clips
 from world_model.training.optimizer import MuonAdamW
-from world_model.training.ranks import average_gradients, count_ranks, is_first, normal_like, share, wait_for_all
+from world_model.training.ranks import average_gradients, count_ranks, is_first, normal_like, shard, share, wait_for_all, whole
 from world_model.training.rollout import Rollout, RolloutRecipe
 from world_model.training.run import Average, Run, Stateful, learning_rate
 from world_model.transformer import Transformer, TransformerConfig
@@ -38,7 +39,7 @@ class StudentRecipe:
 
     ``clip_windows`` full windows per clip carry loss; the past of ``past_noise_share`` of the clips is noised, by a standard deviation of up to
     ``past_noise``, and of as many blurred, by a share of up to ``past_blur``. After the share ``rollout_from`` of the steps, every step corrects one tick
-    of rollouts on the student's own history, and clips only every other.
+    of rollouts on the student's own history, and clips only every other. With ``shard`` every process keeps a part of the parameters.
     """
 
     model: TransformerConfig = TransformerConfig(
@@ -58,6 +59,7 @@ class StudentRecipe:
     flat_share: float = 0.2
     rollout: RolloutRecipe = RolloutRecipe()
     rollout_from: float = 1.0
+    shard: bool = False
 
 
 class ClipAttention:
@@ -210,21 +212,33 @@ def clip_loss(
 
 
 def train_student(
-    recipe: StudentRecipe, train: LatentClips, held_out: LatentClips, autoencoder: Autoencoder, out: Path, begin: Mapping[str, Tensor] | None = None
+    recipe: StudentRecipe,
+    train: LatentClips,
+    held_out: LatentClips,
+    autoencoder: Autoencoder,
+    out: Path,
+    begin: Mapping[str, Tensor] | None = None,
+    stage: Literal["student", "teacher"] = "student",
 ) -> Transformer:
     """Train, resume or just load the student in `out`; return it with its averaged weights.
 
-    `begin` holds the weights that a new run begins from, if not from random ones.
+    Args:
+        begin: the weights that a new run begins from, if not from random ones.
+        stage: "teacher" trains the same network on windows that are as noisy in all frames, and on no rollouts.
     """
+    if stage == "teacher":
+        recipe = replace(recipe, flat_share=1.0, short_share=0.0, rollout_from=1.0)
     torch.manual_seed(0)
     model = Transformer(recipe.model)
     if begin is not None:
         model.load_state_dict(begin)
+    if recipe.shard:
+        shard(model)
     optimizer = MuonAdamW(model, recipe.muon_rate, recipe.adam_rate)
     average = Average(model)
     rollout = Rollout(recipe.rollout, recipe.window, model, train)
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average, "rollout": rollout}
-    run = Run(out, "student", recipe.steps, parts)
+    run = Run(out, stage, recipe.steps, parts)
     rollout_losses: list[float] = []
     seen: list[tuple[float, np.ndarray, np.ndarray]] = []
     for step in run:
@@ -251,15 +265,15 @@ def train_student(
             run.log(step + 1, loss=float(np.mean([s[0] for s in seen])), **by_level(seen, recipe.window.ladder), **rolled)
             seen.clear()
             rollout_losses.clear()
-        if is_first() and ((step + 1) % 500 == 0 or step + 1 == recipe.steps):
-            sample_strip(averaged(model, average), recipe, held_out, autoencoder, out / "student.png")
+        if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
+            sample_strip(averaged(model, average), recipe, held_out, autoencoder, out / f"{stage}.png", rolling=stage == "student")
     return averaged(model, average)
 
 
 def averaged(model: Transformer, average: Average) -> Transformer:
     """Return a copy of the model with the averaged weights, in evaluation mode."""
     smooth = Transformer(model.config)
-    smooth.load_state_dict(average.shadow)
+    smooth.load_state_dict(whole(average.shadow))
     return smooth.eval()
 
 
@@ -272,9 +286,21 @@ def by_level(seen: list[tuple[float, np.ndarray, np.ndarray]], ladder: tuple[flo
 
 @torch.no_grad()
 def sample_strip(
-    model: Transformer, recipe: StudentRecipe, held_out: LatentClips, autoencoder: Autoencoder, path: Path, rows: int = 6, frames: int = 48
+    model: Transformer,
+    recipe: StudentRecipe,
+    held_out: LatentClips,
+    autoencoder: Autoencoder,
+    path: Path,
+    rows: int = 6,
+    frames: int = 48,
+    rolling: bool = True,
 ) -> None:
-    """Save rollouts beside the truth: for each held-out clip a row of real frames and below it the model's, every fourth frame."""
+    """Save rollouts beside the truth: for each held-out clip a row of real frames and below it the model's, every fourth frame.
+
+    `rolling` False makes one frame at a time through all levels.
+    """
+    if not is_first():
+        return
     past = recipe.window.context.cache
     starts = held_out.clips.starts(past + frames)
     first = starts[np.linspace(0, len(starts) - 1, rows).astype(int)]
@@ -288,7 +314,7 @@ def sample_strip(
         for n in range(frames):
             block = None
             while block is None:
-                block = window.advance(actions[:, past + n])
+                block = window.advance(actions[:, past + n], append=rolling or not window.levels)
             made.append(autoencoder.decode(block)[:, 0].numpy())
     real = held_out.clips.frames[index[:, past:]]
     lines = [np.concatenate(list(line[3::4]), 1) for pair in zip(real, np.stack(made, 1), strict=True) for line in pair]

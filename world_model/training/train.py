@@ -25,7 +25,7 @@ from world_model.training.student import LatentClips, train_student
 from world_model.transformer import Transformer, TransformerConfig
 from world_model.world import World
 
-Stage = Literal["autoencoder", "student", "distill", "judge", "all"]
+Stage = Literal["autoencoder", "teacher", "student", "distill", "judge", "all"]
 
 
 def run(
@@ -37,9 +37,11 @@ def run(
     world_file: Path | None = None,
     begin: str | None = None,
     autoencoder_steps: int | None = None,
+    teacher_steps: int | None = None,
     student_steps: int | None = None,
     distill_steps: int | None = None,
     judge_steps: int | None = None,
+    shard: bool = False,
 ) -> int:
     """Train the stages of `world` from the sessions in `data` into `out`; write the world file at the end.
 
@@ -55,6 +57,10 @@ def run(
     recipe = find_recipe(world, sessions)
     steps = {"autoencoder": autoencoder_steps, "student": student_steps, "distill": distill_steps, "judge": judge_steps}
     recipe = replace(recipe, **{part: replace(getattr(recipe, part), steps=count) for part, count in steps.items() if count is not None})
+    recipe = replace(recipe, student=replace(recipe.student, shard=shard))
+    recipe = recipe if teacher_steps is None else replace(recipe, teacher_steps=teacher_steps)
+    if stage == "teacher" and not recipe.teacher_steps:
+        raise WorldError(f"{recipe.origin.name} has one network as teacher and student; for a teacher of its own say how long to train it: --teacher-steps.")
     name = recipe.origin.name
     folder = Path(out or Path("runs") / name)
     join_ranks()
@@ -87,13 +93,20 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
         return
     latents = LatentClips.encode(train, autoencoder, out / "latents_train.pt")
     held_out_latents = LatentClips.encode(held_out, autoencoder, out / "latents_held_out.pt")
-    student = train_student(recipe.student, latents, held_out_latents, autoencoder, out, adopt(given, recipe) if given else None)
+    begin_weights, teacher = adopt(given, recipe) if given else None, None
+    if recipe.teacher_steps:
+        teaching = replace(recipe.student, steps=recipe.teacher_steps)
+        teacher = train_student(teaching, latents, held_out_latents, autoencoder, out, begin_weights, stage="teacher")
+        begin_weights = teacher.state_dict()
+    if stage == "teacher":
+        return
+    student = train_student(recipe.student, latents, held_out_latents, autoencoder, out, begin_weights)
     distils = stage in ("distill", "all")
     finished = distils and not recipe.distill.steps  # then the student is the world
     files = [out / f"{recipe.origin.name}-student.safetensors", *([world_file] if finished else [])]
     _export(build_world(recipe, autoencoder, student, latents), held_out, judge, *files)
     if distils and not finished:
-        student = distill(recipe.distill, recipe.student, student, latents, held_out_latents, autoencoder, out)
+        student = distill(recipe.distill, recipe.student, student, latents, held_out_latents, autoencoder, out, teacher)
         _export(build_world(recipe, autoencoder, student, latents), held_out, judge, world_file)
 
 

@@ -84,7 +84,8 @@ def load_picture_parts(source: str | Path, config: TransformerConfig, device: to
         from diffusers import AutoencoderKLWan
         from transformers import CLIPVisionModel
 
-        encoder = CLIPVisionModel.from_pretrained(source, subfolder="image_encoder", dtype=dtype, **LOCAL).to(device).eval().requires_grad_(False)
+        encoder: Any = CLIPVisionModel.from_pretrained(source, subfolder="image_encoder", dtype=dtype, **LOCAL)
+        encoder.to(device).eval().requires_grad_(False)
         autoencoder = _autoencoder(AutoencoderKLWan, source, device, dtype)
     _check_fit(source, "the picture", encoder.config.hidden_size, autoencoder.config.z_dim, config)
     return PictureParts(PictureEncoder(encoder, autoencoder), lambda: CausalDecoder(autoencoder))
