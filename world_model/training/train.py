@@ -158,12 +158,18 @@ def build_world(recipe: WorldRecipe, autoencoder: Autoencoder, transformer: Tran
 
 @torch.no_grad()
 def choose_starts(latents: LatentClips, length: int, count: int, autoencoder: Autoencoder, candidates: int = 2000) -> dict[str, torch.Tensor]:
-    """Choose clips that end in views with contrast and far from each other (farthest-point selection on the last latent)."""
+    """Choose clips that end in views with contrast and far from each other (farthest-point selection on the last latent).
+
+    A fifth of the views, the farthest from the mean one, is left out: nobody wants to begin in the moment of death.
+    """
     rng = np.random.default_rng(0)
     first = rng.choice(latents.clips.starts(length), candidates)
     contrast = np.array([latents.clips.frames[row + length - 1].std() for row in first])
     first = first[contrast >= np.median(contrast)]
     views = latents.latents[torch.from_numpy(first + length - 1)].float().flatten(1)
+    strange = (views - views.mean(0)).square().sum(1)
+    usual = strange <= strange.quantile(0.8)
+    first, views = first[usual.numpy()], views[usual]
     chosen = [0]
     distance = (views - views[0]).square().sum(1)
     while len(chosen) < count:

@@ -1,0 +1,52 @@
+"""Every shipped world, and what its keys do in it; the maze has tests of its own."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from world_model.card import SHIPPED
+from world_model.world import World
+
+FILES = sorted(SHIPPED.glob("*.safetensors"))
+MUZZLE = slice(46, 64), slice(56, 72)  # rows and columns where the arena's gun flashes
+
+
+def load(name: str) -> World:
+    path = SHIPPED / f"{name}.safetensors"
+    if not path.exists():
+        pytest.skip(f"{name} does not ship yet")
+    return World.load(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_world_is_small_may_be_shipped_and_says_how_good_it_is(path: Path) -> None:
+    card = World.load(path).card
+    assert path.stat().st_size <= 40e6
+    assert "Apache-2.0" in card.licence and card.title and card.description and card.data_source
+    assert card.figures["psnr_free_running_1"] > card.figures["psnr_repeat_last_32"], "a frame of its own is nearer than an old one"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_restless_keys_leave_a_picture(path: Path) -> None:
+    world, rng, contrasts = World.load(path), np.random.default_rng(0), []
+    names = world.card.action_names
+    for start in range(3):
+        stream, held = world.stream(seed=start, start=start), [names[0]]
+        for n in range(60):
+            if n % 8 == 0:
+                held = [name for name in names if rng.random() < 0.35]
+            frame = stream.tick(held)
+        contrasts.append(float(frame.std()))
+    assert np.median(contrasts) > 10, contrasts
+
+
+def test_the_gun_fires_when_it_is_told_to() -> None:
+    arena, flashes = load("arena"), {"shoot": 0, "": 0}
+    for start in range(8):
+        for action in flashes:
+            stream = arena.stream(seed=1, start=start)
+            glow = [float(stream.tick([])[MUZZLE].mean()) for _ in range(12)]
+            fired = [float(stream.tick([action] if action else [])[MUZZLE].mean()) for _ in range(10)]
+            flashes[action] += max(fired) > glow[-1] + 25
+    assert flashes["shoot"] >= 6 and flashes[""] <= 2, flashes
