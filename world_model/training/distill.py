@@ -27,7 +27,7 @@ from world_model.training.optimizer import MuonAdamW
 from world_model.training.ranks import average_gradients, normal_like, shard, uniform_for
 from world_model.training.rollout import StreamRecipe, Streams
 from world_model.training.run import Average, Run, Stateful, learning_rate
-from world_model.training.student import LatentClips, StudentRecipe, averaged, sample_strip
+from world_model.training.student import LatentClips, StudentRecipe, averaged, half_precision, sample_strip
 from world_model.transformer import Transformer
 
 
@@ -200,7 +200,7 @@ def distill(
     seen: dict[str, list[float]] = {}
     for step in run:
         rate = learning_rate(step, recipe.steps, warmup=20)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision(student):
             told = distillation.step(run.rng(step), rate)
         average_gradients(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

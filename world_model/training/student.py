@@ -2,8 +2,9 @@
 
 One sequence holds a clip twice: clean, as the past, and noisy, cut into windows that do not overlap. Clean frames look back; each window looks at the clean
 frames before it and at all of itself, at a rising ladder of noise levels. As in play: the sink is two frames from the beginning of the past (adjacent, or
-from long before), the past is a little wrong, and windows come in warm-up shapes too. Every frame is labelled with its own action, which is what led to it from
-the frame before it; the action that play holds on the frames ahead comes with the rollouts.
+from long before), the past is a little wrong, and windows come in warm-up shapes too. What a frame ahead of the front moves is not the true frame before it but
+what the network made of that one a tick earlier. Every frame is labelled with its own action, which is what led to it from the frame before it; the action that
+play holds on the frames ahead comes with the rollouts.
 """
 
 import copy
@@ -38,8 +39,9 @@ class StudentRecipe:
     """How to train a student.
 
     ``clip_windows`` full windows per clip carry loss; the past of ``past_noise_share`` of the clips is noised, by a standard deviation of up to
-    ``past_noise``, and of as many blurred, by a share of up to ``past_blur``. After the share ``rollout_from`` of the steps, every step corrects one tick
-    of rollouts on the student's own history, and clips only every other. With ``shard`` every process keeps a part of the parameters.
+    ``past_noise``, and of as many blurred, by a share of up to ``past_blur``. In a share ``guessed_before`` of the steps frames ahead move guesses. After
+    the share ``rollout_from`` of the steps, every step corrects one tick of rollouts on the student's own history, and clips only every other. With ``shard``
+    every process keeps a part of the parameters.
     """
 
     model: TransformerConfig = TransformerConfig(
@@ -54,6 +56,7 @@ class StudentRecipe:
     past_noise: float = 0.1
     past_blur: float = 0.3
     past_noise_share: float = 0.5
+    guessed_before: float = 0.75
     level_jitter: float = 0.5
     short_share: float = 0.25
     flat_share: float = 0.2
@@ -206,7 +209,15 @@ def clip_loss(
     all_actions = torch.cat([actions[:, :past], actions[:, sink + layout.offset :]], 1)
     grid = (latents.shape[3] // config.patch_size[0], latents.shape[4] // config.patch_size[1])
     before = known[:, layout.offset - 1 : -1]
-    x0 = model(x, levels, layout.attention(grid, config.head_width), all_actions, None, noisy.shape[1], before)
+    attend = layout.attention(grid, config.head_width)
+    if layout.size > 1 and rng.random() < recipe.guessed_before:
+        with torch.no_grad():
+            earlier = sigma.unflatten(1, (layout.count, layout.size)).roll(-1, 2).flatten(1)  # each frame's level one tick ago; the newest was not there
+            ago = torch.cat([x[:, :past], add_noise(target, normal_like(target), earlier[..., None, None, None])], 1)
+            guesses = model(ago, torch.cat([levels[:, :past], earlier], 1), attend, all_actions, None, noisy.shape[1], before)
+        first, guessed = (t.unflatten(1, (layout.count, layout.size)) for t in (before, guesses))
+        before = torch.cat([first[:, :, :1], guessed[:, :, :-1]], 2).flatten(1, 2)
+    x0 = model(x, levels, attend, all_actions, None, noisy.shape[1], before)
     errors = (x0 - target).square().mean((2, 3, 4))
     return (errors / sigma.clamp(min=0.3)).mean(), errors.detach(), sigma
 
@@ -247,12 +258,12 @@ def train_student(
         if not rolls or step % 2:
             layout = draw_layout(recipe, rng)
             latents, actions = (share(drawn) for drawn in train.draw(layout, recipe.batch, recipe.model.action_history, rng))
-            with torch.autocast("cpu", torch.bfloat16):
+            with half_precision(recipe):
                 loss, errors, sigma = clip_loss(model, recipe, latents, actions, layout, rng)
             loss.backward()
             seen.append((loss.item(), errors.numpy().ravel(), sigma.numpy().ravel()))
         if rolls:
-            with torch.autocast("cpu", torch.bfloat16):
+            with half_precision(recipe):
                 rollout_loss = rollout.loss(rng)
             rollout_loss.backward()
             rollout_losses.append(rollout_loss.item())
@@ -268,6 +279,11 @@ def train_student(
         if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
             sample_strip(averaged(model, average), recipe, held_out, autoencoder, out / f"{stage}.png", rolling=stage == "student")
     return averaged(model, average)
+
+
+def half_precision(recipe: StudentRecipe) -> torch.autocast:
+    """Return the context of a training step. It keeps no casts of sharded weights: they lie where other weights lay in the pass before."""
+    return torch.autocast("cpu", torch.bfloat16, cache_enabled=not recipe.shard)
 
 
 def averaged(model: Transformer, average: Average) -> Transformer:

@@ -106,7 +106,8 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     files = [out / f"{recipe.origin.name}-student.safetensors", *([world_file] if finished else [])]
     _export(build_world(recipe, autoencoder, student, latents), held_out, judge, *files)
     if distils and not finished:
-        student = distill(recipe.distill, recipe.student, student, latents, held_out_latents, autoencoder, out, teacher)
+        played = replace(recipe.student, window=replace(recipe.student.window, ladder=recipe.ladder))  # one schedule for play and training
+        student = distill(recipe.distill, played, student, latents, held_out_latents, autoencoder, out, teacher)
         _export(build_world(recipe, autoencoder, student, latents), held_out, judge, world_file)
 
 
