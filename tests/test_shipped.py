@@ -50,3 +50,29 @@ def test_the_gun_fires_when_it_is_told_to() -> None:
             fired = [float(stream.tick([action] if action else [])[MUZZLE].mean()) for _ in range(10)]
             flashes[action] += max(fired) > glow[-1] + 25
     assert flashes["shoot"] >= 6 and flashes[""] <= 2, flashes
+
+
+def test_gas_moves_the_track_and_the_wheel_turns_it() -> None:
+    racing = load("racing")
+    for start in range(6):
+        ends = {}
+        for held in ((), ("gas",), ("gas", "steer_left"), ("gas", "steer_right")):
+            stream = racing.stream(seed=1, start=start)
+            for _ in range(10):
+                frame = stream.tick(held)
+            ends[held] = frame.astype(np.float32)
+        left, right, straight = (ends[("gas", *wheel)] for wheel in (("steer_left",), ("steer_right",), ()))
+        assert min(np.abs(a - b).mean() for a, b in ((left, right), (left, straight), (right, straight))) > 2, start
+
+
+def test_half_a_wheel_is_less_than_a_whole_one() -> None:
+    racing, nearer = load("racing"), 0
+    for start in range(6):
+        ends = []
+        for far in (0.0, 0.25, 1.0):
+            stream = racing.stream(seed=1, start=start)
+            for _ in range(4):
+                frame = stream.tick({"gas": 1.0, "steer_left": far})
+            ends.append(frame.astype(np.float32))
+        nearer += np.abs(ends[1] - ends[0]).mean() < np.abs(ends[2] - ends[0]).mean()
+    assert nearer >= 5, nearer

@@ -162,7 +162,7 @@ class SessionWriter:
         fps = Fraction(header["fps"]).limit_denominator(1000)
         halved = "yuv444p" if header["width"] % 2 or header["height"] % 2 else "yuv420p"  # odd sizes cannot be halved
         codec, pixels, crf = ("libx264rgb", "rgb24", "0") if lossless else ("libx264", halved, "14")
-        options = {"crf": crf, "preset": "ultrafast" if lossless else "veryfast", "tune": "zerolatency"}
+        options = {"crf": crf, "preset": "ultrafast", "tune": "zerolatency"}
         self._video = cast(av.VideoStream, self._container.add_stream(codec, rate=fps, options=options))
         self._video.width, self._video.height, self._video.pix_fmt = header["width"], header["height"], pixels
         self._video.codec_context.gop_size = max(1, round(fps))
