@@ -6,10 +6,12 @@ screen. When writing fails (full disk, removed folder), the player is told in on
 the game goes on.
 """
 
+import contextlib
 import itertools
 import os
 import platform
 import queue
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from world_model.machine import processor
 from world_model.session import SessionError, SessionWriter, frame_digest
 
 QUEUE_FRAMES = 64
+WORKER_NICENESS = 19  # it writes while the processors have nothing to generate
 MEASURED_FRAMES = 16
 STATE_S = 20  # so long after one state the next is kept
 PACKAGES = ("rolling-worlds", "torch", "numpy", "pygame-ce", "av")
@@ -83,6 +86,9 @@ class Recorder:
         return {"session": self.directory.name, "frame": frame, "digest": frame_digest(moment.frame)}
 
     def _work(self) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
         # After a failure the queue is still emptied, so that the game never waits for a disk that is gone.
         self._attempt(self._open)
         waiting: Moment | None = None
