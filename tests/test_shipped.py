@@ -12,13 +12,6 @@ FILES = sorted(SHIPPED.glob("*.safetensors"))
 MUZZLE = slice(46, 64), slice(56, 72)  # rows and columns where the arena's gun flashes
 
 
-def load(name: str) -> World:
-    path = SHIPPED / f"{name}.safetensors"
-    if not path.exists():
-        pytest.skip(f"{name} does not ship yet")
-    return World.load(path)
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_world_is_small_may_be_shipped_and_says_how_good_it_is(path: Path) -> None:
     card = World.load(path).card
@@ -42,7 +35,7 @@ def test_restless_keys_leave_a_picture(path: Path) -> None:
 
 
 def test_the_gun_fires_when_it_is_told_to() -> None:
-    arena, flashes = load("arena"), {"shoot": 0, "": 0}
+    arena, flashes = World.load("arena"), {"shoot": 0, "": 0}
     for start in range(8):
         for action in flashes:
             stream = arena.stream(seed=1, start=start)
@@ -53,7 +46,7 @@ def test_the_gun_fires_when_it_is_told_to() -> None:
 
 
 def test_gas_moves_the_track_and_the_wheel_turns_it() -> None:
-    racing = load("racing")
+    racing = World.load("racing")
     for start in range(6):
         ends = {}
         for held in ((), ("gas",), ("gas", "steer_left"), ("gas", "steer_right")):
@@ -65,8 +58,8 @@ def test_gas_moves_the_track_and_the_wheel_turns_it() -> None:
         assert min(np.abs(a - b).mean() for a, b in ((left, right), (left, straight), (right, straight))) > 2, start
 
 
-def test_half_a_wheel_is_less_than_a_whole_one() -> None:
-    racing, nearer = load("racing"), 0
+def test_a_quarter_of_the_wheel_is_less_than_all_of_it() -> None:
+    racing, nearer = World.load("racing"), 0
     for start in range(6):
         ends = []
         for far in (0.0, 0.25, 1.0):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from world_model.autoencoder import Autoencoder, AutoencoderConfig
+from world_model.card import WorldError
 from world_model.context import ContextConfig
 from world_model.session import SessionError, SessionWriter
 from world_model.stream import WindowConfig
@@ -22,6 +23,7 @@ from world_model.training.recipe import RECIPES
 from world_model.training.rollout import Rollout, RolloutRecipe, Streams
 from world_model.training.student import LatentClips, Layout, StudentRecipe, clip_loss, train_student
 from world_model.training.train import adopt
+from world_model.training.train import run as train_world
 from world_model.transformer import Transformer, TransformerConfig
 from world_model.world import World
 
@@ -129,6 +131,11 @@ def test_two_ranks_train_as_one(clips: Clips, latents: LatentClips, autoencoder:
     assert len(sharded["kept"]) == 3 and (sharded["kept"] < 0.6).all(), "each process keeps about half of all parameters and moments"
     alike, parts, start = (torch.cat([state[n].flatten() for n in begun]) for state in (sharded["alike"], sharded["parts"], begun))
     assert float((alike - parts).norm() / (alike - start).norm()) < 0.1, float((alike - parts).norm() / (alike - start).norm())
+
+
+def test_one_process_shares_nothing_out(tmp_path: Path) -> None:
+    with pytest.raises(WorldError, match="Only several processes can share the parameters out"):
+        train_world(world="maze", data=tmp_path, out=tmp_path, shard=True)
 
 
 def test_a_run_begins_from_given_weights(latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:

@@ -78,13 +78,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def shard(model: nn.Module) -> None:
-    """Leave every rank its part of a transformer's parameters; a block's are brought together while it computes. Before the optimizer is made.
-
-    Raises:
-        ValueError: there is but one process.
-    """
-    if not dist.is_initialized():
-        raise ValueError("Only several processes can share the parameters out; start them with torchrun --nproc-per-node=N main.py train ... --shard.")
+    """Leave every rank its part of a transformer's parameters; a block's are brought together while it computes. Before the optimizer is made."""
     from torch.distributed.fsdp import fully_shard
 
     for part in (*model.blocks, model):  # type: ignore[misc]

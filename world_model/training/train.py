@@ -19,7 +19,7 @@ from world_model.training.autoencoder import train_autoencoder
 from world_model.training.data import Clips, train_and_held_out
 from world_model.training.distill import distill
 from world_model.training.judge import train_judge
-from world_model.training.ranks import is_first, join_ranks, leave_ranks, wait_for_all
+from world_model.training.ranks import count_ranks, is_first, join_ranks, leave_ranks, wait_for_all
 from world_model.training.recipe import RECIPES, WorldRecipe, check, find_recipe
 from world_model.training.student import LatentClips, train_student
 from world_model.transformer import Transformer, TransformerConfig
@@ -57,14 +57,15 @@ def run(
     recipe = find_recipe(world, sessions)
     steps = {"autoencoder": autoencoder_steps, "student": student_steps, "distill": distill_steps, "judge": judge_steps}
     recipe = replace(recipe, **{part: replace(getattr(recipe, part), steps=count) for part, count in steps.items() if count is not None})
-    recipe = replace(recipe, student=replace(recipe.student, shard=shard))
-    recipe = recipe if teacher_steps is None else replace(recipe, teacher_steps=teacher_steps)
+    recipe = replace(recipe, student=replace(recipe.student, shard=shard), teacher_steps=recipe.teacher_steps if teacher_steps is None else teacher_steps)
     if stage == "teacher" and not recipe.teacher_steps:
         raise WorldError(f"{recipe.origin.name} has one network as teacher and student; for a teacher of its own say how long to train it: --teacher-steps.")
     name = recipe.origin.name
     folder = Path(out or Path("runs") / name)
     join_ranks()
     try:
+        if shard and count_ranks() == 1:
+            raise WorldError("Only several processes can share the parameters out; start them with torchrun --nproc-per-node=N main.py train ... --shard.")
         _train(recipe, stage, sessions, folder, Path(world_file or folder / f"{name}.safetensors"), begin)
     finally:
         leave_ranks()
