@@ -54,7 +54,7 @@ class PlayConfig:
     device: str = "auto"
     """Where to compute: auto, cpu, cuda."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """In which numbers; auto takes bfloat16 where the machine multiplies it natively."""
+    """In which numbers; auto takes what was measured to be faster on this machine, bfloat16 or float32."""
     compile: bool = False
     """Let torch compile the network; the first ticks take longer."""
     prompt: str | None = None

@@ -26,6 +26,7 @@ from world_model.checks import check_memory, faults, read_tensors, section, star
 from world_model.context import ContextAttention
 from world_model.motion import Motion
 from world_model.noise import AddressedNoise
+from world_model.precision import choose_dtype
 from world_model.state import load_state, save_state
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.transformer import Transformer, TransformerConfig
@@ -90,7 +91,7 @@ class World:
         Args:
             path: a file, or the name of a world that ships or lies in the user's folder.
             device: "auto" (CUDA if there is one), "cpu", "cuda", ...
-            dtype: of the weights; None chooses bfloat16 where the device multiplies it natively, else float32.
+            dtype: of the weights; None chooses bfloat16, or float32 on a processor that was measured to compute it faster.
             compile: let torch compile the transformer's blocks, in the first ticks.
             offload: keep a text world's text encoder in main memory; for a prompt its layers visit the device one after the other.
             parts: what a published world needs beside its file, if not what its card names: a folder, a name in the hub's cache, or the parts themselves.
@@ -332,11 +333,3 @@ def compile_blocks(transformer: Transformer, **options: Any) -> None:
     matrix_game.along_time = torch.compiler.disable(matrix_game.along_time)
     for block in transformer.blocks:
         block.compile(**options)
-
-
-def choose_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where the device multiplies it natively, else float32."""
-    if device.type == "cpu":
-        native = any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-        return torch.bfloat16 if native else torch.float32
-    return torch.bfloat16
