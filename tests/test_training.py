@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from world_model.autoencoder import Autoencoder, AutoencoderConfig
 from world_model.card import WorldError
 from world_model.context import ContextConfig
+from world_model.schedule import add_noise
 from world_model.session import SessionError, SessionWriter
-from world_model.stream import WindowConfig
+from world_model.stream import WindowConfig, histories
 from world_model.training import student as student_stage
 from world_model.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from world_model.training.data import Clips
@@ -203,7 +205,7 @@ def test_the_student_learns_what_the_actions_do(taught: Transformer, latents: La
         torch.manual_seed(0)
         rng, layout = np.random.default_rng(2), Layout(2, 2, 3, 3)
         with torch.no_grad():
-            losses = [clip_loss(model, TAUGHT, *data.draw(layout, 16, TAUGHT.model.action_history, rng), layout, rng)[0].item() for _ in range(4)]
+            losses = [clip_loss(model, TAUGHT, *data.draw(layout, 16, TAUGHT.model.action_history, rng), layout, rng)[1].mean().item() for _ in range(4)]
         errors.append(float(np.mean(losses)))
     assert errors[0] < 0.9 * errors[1], errors
 
@@ -242,23 +244,52 @@ def brightness(model: Transformer, latents: LatentClips) -> float:
     return float(torch.cat(made).mean())
 
 
+class Guesser(torch.nn.Module):
+    """Stands in for a network: remembers what it was given, and takes every frame to be as bright as it was called before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def forward(self, x, sigma, attend, actions, text, wanted, before):
+        self.seen.append((x[:, -wanted:], sigma[:, -wanted:], actions[:, -wanted:], before))
+        return torch.full_like(x[:, -wanted:], float(len(self.seen)))
+
+
+GUESSING = replace(STUDENT, model=replace(STUDENT.model, action_history=4), guessed_before=1.0, flat_share=0.0, past_noise_share=0.0)
+
+
 def test_frames_ahead_move_what_was_guessed_a_tick_earlier(latents: LatentClips) -> None:
     """The first frame of a window moves a finished frame; the others move guesses made at the level before."""
-    recipe, seen = replace(STUDENT, guessed_before=1.0, flat_share=0.0, past_noise_share=0.0), []
-
-    class Guesser(torch.nn.Module):
-        def forward(self, x, sigma, attend, actions, text, wanted, before):
-            seen.append((sigma[:, -wanted:], before))
-            return torch.full_like(x[:, -wanted:], float(len(seen)))
-
-    layout = Layout(recipe.window.context.sink, 2, 3, 2)
-    given = latents.draw(layout, 4, recipe.model.action_history, np.random.default_rng(0))
-    _, _, sigma = clip_loss(Guesser(), recipe, *given, layout, np.random.default_rng(1))
-    (earlier, _), (levels, before) = seen
+    layout, guesser = Layout(GUESSING.window.context.sink, 2, 3, 2), Guesser()
+    frames, actions = latents.draw(layout, 4, GUESSING.model.action_history, np.random.default_rng(0))
+    _, _, sigma = clip_loss(guesser, GUESSING, frames, torch.zeros_like(actions), layout, np.random.default_rng(1))
+    (_, earlier, _, _), (_, levels, _, before) = guesser.seen
     assert torch.equal(levels, sigma)
     by_window = [t.unflatten(1, (2, 3)) for t in (earlier, levels, before)]
     assert torch.equal(by_window[0][:, :, :2], by_window[1][:, :, 1:])
-    assert torch.equal(by_window[2][:, :, 0], given[0][:, [layout.sink + 1, layout.sink + 4]]) and (by_window[2][:, :, 1:] == 1.0).all()
+    assert torch.equal(by_window[2][:, :, 0], frames[:, [layout.sink + 1, layout.sink + 4]]) and (by_window[2][:, :, 1:] == 1.0).all()
+
+
+def test_a_window_whose_action_is_new_holds_what_was_guessed_under_the_old_one(latents: LatentClips) -> None:
+    """Told the new action throughout; frames at which the tape has yet another one carry no loss."""
+    sink, history, count = GUESSING.window.context.sink, GUESSING.model.action_history, GUESSING.model.num_actions
+    layout, guesser = Layout(sink, 2, 3, 2), Guesser()
+    frames, _ = latents.draw(layout, 4, history, np.random.default_rng(0))
+    tape = torch.zeros(sink + layout.frames + history, count)
+    tape[history + sink + 2 :, 0] = 1  # new at the first window, then held
+    tape[history + sink + 7 :, 0] = 0  # let go of at the third frame of the second
+    actions = histories(tape[None], history)[:, 1:].expand(4, -1, -1, -1)
+    loss, errors, sigma = clip_loss(guesser, GUESSING, frames, actions, layout, np.random.default_rng(1))
+    (_, earlier, told_before, _), (noisy, levels, told, _) = guesser.seen
+    assert (earlier[:, :3] == 1).all() and torch.equal(earlier[:, 3:5], levels[:, 4:6])
+    assert not told_before[:, :3, :, 0].any() and (told[:, :, -1, 0] == 1).all()
+    assert (told[:, 2, -3:, 0] == 1).all() and not told[:, 2, :-3].any()  # the third frame knows that the key is down since the first
+    target = frames[:, sink + 2 :]
+    far = [float((noisy - add_noise(of, torch.zeros_like(of), sigma[..., None, None, None]))[:, 0].square().mean()) for of in (torch.ones_like(target), target)]
+    assert far[0] < far[1], far  # made of guesses, which are 1, and noise
+    weights = (torch.arange(6) != 5) / sigma.clamp(min=0.3)
+    assert torch.allclose(loss, (weights * errors).mean())
 
 
 def test_a_teacher_sees_windows_of_one_noise_level_and_begins_teacher_and_critic(

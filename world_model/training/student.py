@@ -2,9 +2,10 @@
 
 One sequence holds a clip twice: clean, as the past, and noisy, cut into windows that do not overlap. Clean frames look back; each window looks at the clean
 frames before it and at all of itself, at a rising ladder of noise levels. As in play: the sink is two frames from the beginning of the past (adjacent, or
-from long before), the past is a little wrong, and windows come in warm-up shapes too. What a frame ahead of the front moves is not the true frame before it but
-what the network made of that one a tick earlier. Every frame is labelled with its own action, which is what led to it from the frame before it; the action that
-play holds on the frames ahead comes with the rollouts.
+from long before), the past is a little wrong, and windows come in warm-up shapes too. All frames of a window are told the action of its first one, as the
+player holds it; those from which on the real player did something else carry no loss. What a frame ahead of the front moves is not the true frame before it
+but what the network made of that one a tick earlier. And where the action of the first frame is a new one, the whole window is noised up from what the network
+speculated under the old one: so it learns to change its mind.
 """
 
 import copy
@@ -39,9 +40,9 @@ class StudentRecipe:
     """How to train a student.
 
     ``clip_windows`` full windows per clip carry loss; the past of ``past_noise_share`` of the clips is noised, by a standard deviation of up to
-    ``past_noise``, and of as many blurred, by a share of up to ``past_blur``. In a share ``guessed_before`` of the steps frames ahead move guesses. After
-    the share ``rollout_from`` of the steps, every step corrects one tick of rollouts on the student's own history, and clips only every other. With ``shard``
-    every process keeps a part of the parameters.
+    ``past_noise``, and of as many blurred, by a share of up to ``past_blur``. In a share ``guessed_before`` of the steps frames ahead move guesses, and
+    windows whose action is a new one hold what was guessed under the old one. After the share ``rollout_from`` of the steps, every step corrects one tick of
+    rollouts on the student's own history, and clips only every other. With ``shard`` every process keeps a part of the parameters.
     """
 
     model: TransformerConfig = TransformerConfig(
@@ -204,22 +205,44 @@ def clip_loss(
     sigma = share(draw_levels(recipe, layout, batch, rng))
     noisy = add_noise(target, normal_like(target), sigma[..., None, None, None])
 
-    x = torch.cat([latents[:, :sink], known[:, : -layout.size], noisy], 1)
-    levels = torch.cat([torch.zeros(len(x), past), sigma], 1)
-    all_actions = torch.cat([actions[:, :past], actions[:, sink + layout.offset :]], 1)
     grid = (latents.shape[3] // config.patch_size[0], latents.shape[4] // config.patch_size[1])
-    before = known[:, layout.offset - 1 : -1]
     attend = layout.attention(grid, config.head_width)
+    clean, before = torch.cat([latents[:, :sink], known[:, : -layout.size]], 1), known[:, layout.offset - 1 : -1]
+
+    def denoise(noisy: Tensor, sigma: Tensor, held: Tensor, before: Tensor) -> Tensor:
+        told = torch.cat([actions[:, :past], held.flatten(1, 2)], 1)
+        return model(torch.cat([clean, noisy], 1), torch.cat([torch.zeros(len(noisy), past), sigma], 1), attend, told, None, noisy.shape[1], before)
+
+    windows = (layout.count, layout.size)
+    lived = actions[:, sink + layout.offset - 1 : -1].unflatten(1, windows)[:, :, 0]  # the actions up to the frame before each window
+    own = actions[:, sink + layout.offset :, -1].unflatten(1, windows)
+    old, new = lived[:, :, -1], own[:, :, 0]
     if layout.size > 1 and rng.random() < recipe.guessed_before:
+        levels = sigma.unflatten(1, windows)
+        changed = differ(old, new) & (levels[:, :, 0] != levels[:, :, 1])  # a teacher's window, all at one level, has no tick before
+        earlier = levels.roll(-1, 2)  # each frame's level one tick ago; the newest was not there
+        earlier = torch.where(changed[..., None], 1.0, earlier).flatten(1)  # what is under way would tell what is to come
         with torch.no_grad():
-            earlier = sigma.unflatten(1, (layout.count, layout.size)).roll(-1, 2).flatten(1)  # each frame's level one tick ago; the newest was not there
-            ago = torch.cat([x[:, :past], add_noise(target, normal_like(target), earlier[..., None, None, None])], 1)
-            guesses = model(ago, torch.cat([levels[:, :past], earlier], 1), attend, all_actions, None, noisy.shape[1], before)
-        first, guessed = (t.unflatten(1, (layout.count, layout.size)) for t in (before, guesses))
+            guesses = denoise(add_noise(target, normal_like(target), earlier[..., None, None, None]), earlier, hold(lived, old, layout.size), before)
+        speculated = add_noise(guesses, normal_like(target), sigma[..., None, None, None])
+        noisy = torch.where(changed.repeat_interleave(layout.size, 1)[..., None, None, None], speculated, noisy)
+        first, guessed = (t.unflatten(1, windows) for t in (before, guesses))
         before = torch.cat([first[:, :, :1], guessed[:, :, :-1]], 2).flatten(1, 2)
-    x0 = model(x, levels, attend, all_actions, None, noisy.shape[1], before)
+    x0 = denoise(noisy, sigma, hold(lived, new, layout.size), before)
     errors = (x0 - target).square().mean((2, 3, 4))
-    return (errors / sigma.clamp(min=0.3)).mean(), errors.detach(), sigma
+    follows = (~differ(own, new[:, :, None])).cumprod(2).flatten(1)  # where the tape goes on with another action the truth is no answer
+    return (follows * errors / sigma.clamp(min=0.3)).mean(), errors.detach(), sigma
+
+
+def hold(lived: Tensor, action: Tensor, frames: int) -> Tensor:
+    """Return what frames are told that come after the actions `lived` [..., history, n] under a held action [..., n]: [..., frames, history, n]."""
+    held = action[..., None, :].expand(*action.shape[:-1], frames, -1)
+    return torch.cat([lived, held], -2).unfold(-2, lived.shape[-2], 1)[..., 1:, :, :].transpose(-1, -2)
+
+
+def differ(a: Tensor, b: Tensor) -> Tensor:
+    """Return where two actions [..., n] are not the same, for analogue ones not nearly."""
+    return ((a - b).abs() >= 0.5).any(-1)
 
 
 def train_student(
