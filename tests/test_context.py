@@ -90,9 +90,9 @@ def test_cache_returns_what_was_written(config: ContextConfig, blocks: int) -> N
         if block:
             for start, size in ((block, 1), (block, 4)):
                 seen = config.before_window(start, size)
-                k, v = cache.read(1, seen)
-                assert k[0, ::3, 0, 0].tolist() == [float(b) for b in seen]
-                assert v[0, ::3, 0, 0].tolist() == [-float(b) for b in seen]
+                k, v = cache.read(1, seen, torch.full((1, 3, 1, 2), 0.5), torch.full((1, 3, 1, 2), -0.5))
+                assert k[0, ::3, 0, 0].tolist() == [*map(float, seen), 0.5]
+                assert v[0, ::3, 0, 0].tolist() == [*(-float(b) for b in seen), -0.5]
         for layer in (0, 1):
             k = torch.full((1, 3, 1, 2), float(block) if layer else 1e6)
             cache.write(layer, block, k, -k)

@@ -1,5 +1,7 @@
 """The rolling window: the same numbers by other ways, time travel, starts, and the key that is down now."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from world_model.context import ContextConfig, block_table
 from world_model.noise import AddressedNoise
 from world_model.schedule import add_noise
 from world_model.stream import RollingWindow, WindowConfig
-from world_model.transformer import Transformer
+from world_model.transformer import SelfAttention, Transformer
 from world_model.world import World, WorldError
 
 ACTIONS: list[list[str]] = [[], ["forward"], ["turn_left"], ["forward", "turn_right"]]
@@ -436,3 +438,16 @@ def test_block_frames(tmp_path_factory: pytest.TempPathFactory) -> None:
         frames = stream.tick(action)
         assert frames.shape == (3, 32, 32, 3)
     assert world.stream([1, 2]).tick([[], []]).shape == (2, 3, 32, 32, 3)
+
+
+@torch.no_grad()
+def test_packed_projections_are_the_same_and_stay_so(tiny_world_path: Path) -> None:
+    """Queries, keys and values are one product in play; the weights remain where training and files look for them."""
+    transformer = World.load(tiny_world_path, "cpu", torch.float32).transformer
+    packed, plain = transformer.blocks[0].self_attn, SelfAttention(transformer.config)
+    x = torch.randn(2, 5, packed.q.in_features)
+    for weights in (packed.state_dict(), {name: torch.randn_like(weight) for name, weight in packed.state_dict().items()}):
+        for attention in (packed, plain):
+            attention.load_state_dict(weights)
+        assert packed.packed is not None and plain.packed is None
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(packed.project(x), plain.project(x), strict=True))

@@ -8,6 +8,7 @@ positions matter, and a stream never runs out of them. (Rolling Forcing, section
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -59,7 +60,7 @@ class KeyValueCache:
         self.k = torch.zeros(layers, batch, config.cache, tokens, heads, head_width, **options)
         self.v = torch.zeros_like(self.k)
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}  # of the slots that were not written since
-        self._indices: dict[tuple[int, ...], Tensor] = {}  # the ring has few states; a GPU need not wait for each anew in every layer
+        self._runs: dict[tuple[int, ...], list[slice]] = {}  # the ring has few states
 
     def slot(self, block: int) -> int:
         """Return where a block is kept; keys need no order, so the ring is never shifted."""
@@ -73,13 +74,14 @@ class KeyValueCache:
         self.v[layer, :, slot] = v.detach()
         self._copies.pop(slot, None)
 
-    def read(self, layer: int, blocks: list[int]) -> tuple[Tensor, Tensor]:
-        """Return keys and values [batch, tokens of all blocks, heads, head width] of the given blocks."""
+    def read(self, layer: int, blocks: list[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values [batch, tokens of all blocks, heads, head width] of the given blocks, followed by a pass's own."""
         slots = tuple(self.slot(block) for block in blocks)
-        if slots not in self._indices:
-            self._indices[slots] = torch.tensor(slots, device=self.k.device)
-        index = self._indices[slots]
-        return self.k[layer].index_select(1, index).flatten(1, 2), self.v[layer].index_select(1, index).flatten(1, 2)
+        if slots not in self._runs:
+            ends = [n for n in range(1, len(slots)) if slots[n] != slots[n - 1] + 1]
+            self._runs[slots] = [slice(slots[n], slots[m - 1] + 1) for n, m in pairwise((0, *ends, len(slots)))] if slots else []
+        runs = self._runs[slots]
+        return tuple(torch.cat([*(kept[layer, :, run].flatten(1, 2) for run in runs), own], 1) for kept, own in ((self.k, k), (self.v, v)))  # type: ignore[return-value]
 
     def snapshot(self, blocks: int) -> dict[int, tuple[Tensor, Tensor]]:
         """Return copies of keys and values [layers, batch, tokens per block, heads, head width] by slot, after so many blocks were written.
@@ -152,8 +154,7 @@ class ContextAttention:
             own = slice(group.first, group.queries.stop)
             group_q, group_k, group_v = q[:, group.queries], k[:, own], v[:, own]
             if group.blocks:
-                cached_k, cached_v = self.cache.read(layer, group.blocks)
-                group_k, group_v = torch.cat([cached_k, group_k], 1), torch.cat([cached_v, group_v], 1)
+                group_k, group_v = self.cache.read(layer, group.blocks, group_k, group_v)
             outputs.append(attention(rotate(group_q, group.table[-group_q.shape[1] :]), rotate(group_k, group.table), group_v, group.mask))
         return torch.cat(outputs, 1)
 

@@ -302,9 +302,11 @@ class Stream:
 
 
 def lay_out(autoencoder: nn.Module, transformer: nn.Module) -> None:
-    """Lay the weights of convolutions out as processors multiply them fastest: channels last."""
+    """Lay weights out as processors multiply them fastest: those of convolutions channels last, those of queries, keys and values together."""
     for convolutions in (autoencoder, *(part for part in transformer.children() if isinstance(part, Motion))):
         convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for block in transformer.blocks:  # type: ignore[union-attr]
+        block.self_attn.pack()
 
 
 def choose_device(device: str) -> torch.device:

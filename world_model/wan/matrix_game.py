@@ -141,8 +141,7 @@ def along_time(cache: KeyValueCache, layer: int, q: Tensor, k: Tensor, v: Tensor
         own = slice(group.first // places * per_frame, group.queries.stop // places * per_frame)
         seen_k, seen_v = k[:, own], v[:, own]
         if group.blocks:
-            cached_k, cached_v = cache.read(layer, group.blocks)
-            seen_k, seen_v = torch.cat([cached_k, seen_k], 1), torch.cat([cached_v, seen_v], 1)
+            seen_k, seen_v = cache.read(layer, group.blocks, seen_k, seen_v)
         looking, seen_k, seen_v = (
             rearrange(a, "b (f p) h d -> (b p) f h d", p=p) for a, p in ((q[:, group.queries], places), (seen_k, per_frame), (seen_v, per_frame))
         )
