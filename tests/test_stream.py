@@ -447,7 +447,7 @@ def test_packed_projections_are_the_same_and_stay_so(tiny_world_path: Path) -> N
     packed, plain = transformer.blocks[0].self_attn, SelfAttention(transformer.config)
     x = torch.randn(2, 5, packed.q.in_features)
     for weights in (packed.state_dict(), {name: torch.randn_like(weight) for name, weight in packed.state_dict().items()}):
-        for attention in (packed, plain):
-            attention.load_state_dict(weights)
+        for module in (packed, plain):
+            module.load_state_dict(weights)
         assert packed.packed is not None and plain.packed is None
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(packed.project(x), plain.project(x), strict=True))
