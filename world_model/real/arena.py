@@ -33,7 +33,7 @@ ORIGIN = Origin(
     ),
 )
 ACTIONS = ORIGIN.action_names
-MOODS = {"hunt": (0.46, 30, 120), "rest": (0.1, 4, 25), "sweep": (0.17, 4, 40), "waste": (0.09, 2, 10), "any": (0.18, 10, 50)}
+MOODS = {"hunt": (0.46, 30, 120), "rest": (0.1, 4, 160), "sweep": (0.17, 4, 40), "waste": (0.09, 2, 10), "any": (0.18, 10, 50)}
 DEATH_FRAMES, DEATH = 8, np.array([96, 0, 0], np.float32)
 
 

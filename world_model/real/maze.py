@@ -127,7 +127,7 @@ class Explorer:
         elif kind == 6:
             self._begin("hold", {turn, strafe}, rng.integers(4, 14))
         elif kind == 7:
-            self._begin("hold", set(), rng.integers(3, 12))
+            self._begin("hold", set(), rng.integers(3, 12) if rng.random() < 0.6 else rng.integers(20, 150))  # a person stops to think, too
         elif kind == 8:
             self._begin("hold", {str(rng.choice(ACTIONS))}, rng.integers(1, 4))
         else:

@@ -37,7 +37,7 @@ ACTIONS = ORIGIN.action_names
 STEER, GAS, BRAKE = 0.25, 0.4, 0.6  # what a key, or a stick all the way, is worth to the game; all that it offers would spin the car at once
 ZOOM_IN_FRAMES = GAME_FPS  # the game's first second zooms in from far above
 IN_SIGHT = 75.0  # in the game's units, farther than the corners of the picture
-MOODS = {"follow": (0.6, 40, 200), "leave": (0.12, 8, 50), "brake": (0.06, 4, 50), "roll": (0.06, 5, 30), "any": (0.16, 10, 40)}
+MOODS = {"follow": (0.6, 40, 200), "leave": (0.12, 8, 50), "brake": (0.06, 4, 50), "roll": (0.06, 5, 160), "any": (0.16, 10, 40)}
 SCORE = slice(85, 95), slice(0, 15)  # rows and columns of a number that only a program could count
 
 
