@@ -250,13 +250,15 @@ class Guesser(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.clean: list[Tensor] = []
 
     def forward(self, x, sigma, attend, actions, text, wanted, before):
+        self.clean.append(x[:, :-wanted])
         self.seen.append((x[:, -wanted:], sigma[:, -wanted:], actions[:, -wanted:], before))
         return torch.full_like(x[:, -wanted:], float(len(self.seen)))
 
 
-GUESSING = replace(STUDENT, model=replace(STUDENT.model, action_history=4), guessed_before=1.0, flat_share=0.0, past_noise_share=0.0)
+GUESSING = replace(STUDENT, model=replace(STUDENT.model, action_history=4), guessed_before=1.0, guessed_past=0.0, flat_share=0.0, past_noise_share=0.0)
 
 
 def test_frames_ahead_move_what_was_guessed_a_tick_earlier(latents: LatentClips) -> None:
@@ -269,6 +271,15 @@ def test_frames_ahead_move_what_was_guessed_a_tick_earlier(latents: LatentClips)
     by_window = [t.unflatten(1, (2, 3)) for t in (earlier, levels, before)]
     assert torch.equal(by_window[0][:, :, :2], by_window[1][:, :, 1:])
     assert torch.equal(by_window[2][:, :, 0], frames[:, [layout.sink + 1, layout.sink + 4]]) and (by_window[2][:, :, 1:] == 1.0).all()
+
+
+def test_a_past_that_was_guessed_takes_the_place_of_real_frames(latents: LatentClips) -> None:
+    layout, guesser = Layout(GUESSING.window.context.sink, 2, 3, 2), Guesser()
+    frames, actions = latents.draw(layout, 4, GUESSING.model.action_history, np.random.default_rng(0))
+    clip_loss(guesser, replace(GUESSING, guessed_past=1.0), frames, torch.zeros_like(actions), layout, np.random.default_rng(1))
+    (_, before) = guesser.seen[1][2:]
+    assert torch.equal(before[:, 0], frames[:, layout.sink + 1]) and (before[:, 1:] == 1.0).all()
+    assert [bool((clean == 1.0).all()) for clean in guesser.clean[1].unbind(1)] == [False] * (layout.sink + 2) + [True] * 3
 
 
 def test_a_window_whose_action_is_new_holds_what_was_guessed_under_the_old_one(latents: LatentClips) -> None:

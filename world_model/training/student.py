@@ -5,7 +5,8 @@ frames before it and at all of itself, at a rising ladder of noise levels. As in
 from long before), the past is a little wrong, and windows come in warm-up shapes too. All frames of a window are told the action of its first one, as the
 player holds it; those from which on the real player did something else carry no loss. What a frame ahead of the front moves is not the true frame before it
 but what the network made of that one a tick earlier. And where the action of the first frame is a new one, the whole window is noised up from what the network
-speculated under the old one: so it learns to change its mind.
+speculated under the old one: so it learns to change its mind. Some windows follow such guesses instead of real frames: the past in play is one that the
+network made, and it has to find back from there.
 """
 
 import copy
@@ -40,9 +41,10 @@ class StudentRecipe:
     """How to train a student.
 
     ``clip_windows`` full windows per clip carry loss; the past of ``past_noise_share`` of the clips is noised, by a standard deviation of up to
-    ``past_noise``, and of as many blurred, by a share of up to ``past_blur``. In a share ``guessed_before`` of the steps frames ahead move guesses, and
-    windows whose action is a new one hold what was guessed under the old one. After the share ``rollout_from`` of the steps, every step corrects one tick of
-    rollouts on the student's own history, and clips only every other. With ``shard`` every process keeps a part of the parameters.
+    ``past_noise``, and of as many blurred, by a share of up to ``past_blur``. In a share ``guessed_before`` of the steps frames ahead move guesses,
+    windows whose action is a new one hold what was guessed under the old one, and of ``guessed_past`` of the clips the past of later windows is guessed,
+    too. After the share ``rollout_from`` of the steps, every step corrects one tick of rollouts on the student's own history, and clips only every other.
+    With ``shard`` every process keeps a part of the parameters.
     """
 
     model: TransformerConfig = TransformerConfig(
@@ -58,6 +60,7 @@ class StudentRecipe:
     past_blur: float = 0.3
     past_noise_share: float = 0.5
     guessed_before: float = 0.75
+    guessed_past: float = 0.3
     level_jitter: float = 0.5
     short_share: float = 0.25
     flat_share: float = 0.2
@@ -203,35 +206,40 @@ def clip_loss(
     known = blur(known, recipe.past_blur * worn[1])
     target = latents[:, sink + layout.offset :]
     sigma = share(draw_levels(recipe, layout, batch, rng))
-    noisy = add_noise(target, normal_like(target), sigma[..., None, None, None])
-
+    noisy = add_noise(target, normal_like(target), _wide(sigma))
     grid = (latents.shape[3] // config.patch_size[0], latents.shape[4] // config.patch_size[1])
-    attend = layout.attention(grid, config.head_width)
-    clean, before = torch.cat([latents[:, :sink], known[:, : -layout.size]], 1), known[:, layout.offset - 1 : -1]
+    attend, windows = layout.attention(grid, config.head_width), (layout.count, layout.size)
 
-    def denoise(noisy: Tensor, sigma: Tensor, held: Tensor, before: Tensor) -> Tensor:
+    def denoise(known: Tensor, noisy: Tensor, sigma: Tensor, held: Tensor, before: Tensor) -> Tensor:
+        x = torch.cat([latents[:, :sink], known[:, : -layout.size], noisy], 1)
         told = torch.cat([actions[:, :past], held.flatten(1, 2)], 1)
-        return model(torch.cat([clean, noisy], 1), torch.cat([torch.zeros(len(noisy), past), sigma], 1), attend, told, None, noisy.shape[1], before)
+        return model(x, torch.cat([torch.zeros(len(x), past), sigma], 1), attend, told, None, noisy.shape[1], before)
 
-    windows = (layout.count, layout.size)
     lived = actions[:, sink + layout.offset - 1 : -1].unflatten(1, windows)[:, :, 0]  # the actions up to the frame before each window
     own = actions[:, sink + layout.offset :, -1].unflatten(1, windows)
     old, new = lived[:, :, -1], own[:, :, 0]
+    before = known[:, layout.offset - 1 : -1]
     if layout.size > 1 and rng.random() < recipe.guessed_before:
         levels = sigma.unflatten(1, windows)
         changed = differ(old, new) & (levels[:, :, 0] != levels[:, :, 1])  # a teacher's window, all at one level, has no tick before
         earlier = levels.roll(-1, 2)  # each frame's level one tick ago; the newest was not there
         earlier = torch.where(changed[..., None], 1.0, earlier).flatten(1)  # what is under way would tell what is to come
         with torch.no_grad():
-            guesses = denoise(add_noise(target, normal_like(target), earlier[..., None, None, None]), earlier, hold(lived, old, layout.size), before)
-        speculated = add_noise(guesses, normal_like(target), sigma[..., None, None, None])
-        noisy = torch.where(changed.repeat_interleave(layout.size, 1)[..., None, None, None], speculated, noisy)
-        first, guessed = (t.unflatten(1, windows) for t in (before, guesses))
+            guesses = denoise(known, add_noise(target, normal_like(target), _wide(earlier)), earlier, hold(lived, old, layout.size), before)
+        changed = changed.repeat_interleave(layout.size, 1)
+        noisy = torch.where(_wide(changed), add_noise(guesses, normal_like(target), _wide(sigma)), noisy)
+        worn_by_itself = torch.from_numpy(share(rng.random((batch, 1)) < recipe.guessed_past)) & ~changed
+        known = torch.cat([known[:, : layout.offset], torch.where(_wide(worn_by_itself), guesses, known[:, layout.offset :])], 1)
+        first, guessed = (t.unflatten(1, windows) for t in (known[:, layout.offset - 1 : -1], guesses))
         before = torch.cat([first[:, :, :1], guessed[:, :, :-1]], 2).flatten(1, 2)
-    x0 = denoise(noisy, sigma, hold(lived, new, layout.size), before)
+    x0 = denoise(known, noisy, sigma, hold(lived, new, layout.size), before)
     errors = (x0 - target).square().mean((2, 3, 4))
     follows = (~differ(own, new[:, :, None])).cumprod(2).flatten(1)  # where the tape goes on with another action the truth is no answer
     return (follows * errors / sigma.clamp(min=0.3)).mean(), errors.detach(), sigma
+
+
+def _wide(per_frame: Tensor) -> Tensor:
+    return per_frame[..., None, None, None]
 
 
 def hold(lived: Tensor, action: Tensor, frames: int) -> Tensor:
