@@ -23,7 +23,7 @@ from world_model.training.distill import Distillation, DistillRecipe, distill
 from world_model.training.optimizer import MuonAdamW
 from world_model.training.recipe import RECIPES
 from world_model.training.rollout import Rollout, RolloutRecipe, Streams
-from world_model.training.student import LatentClips, Layout, StudentRecipe, clip_loss, train_student
+from world_model.training.student import LatentClips, Layout, StudentRecipe, clip_loss, memory_loss, train_student
 from world_model.training.train import adopt
 from world_model.training.train import run as train_world
 from world_model.transformer import Transformer, TransformerConfig
@@ -55,7 +55,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
                 if frame % 6 == 0:
                     held = [[], ["left"], ["right"]][int(rng.integers(3))]
                 place += STEP * (("right" in held) - ("left" in held))
-                writer.append(np.roll(strip, -place, 1)[:, :SIZE] + TINT[("left" in held) + 2 * ("right" in held)], held)
+                state = {"x": float(place % strip.shape[1]), "y": 0.0, "angle": 0.0}
+                writer.append(np.roll(strip, -place, 1)[:, :SIZE] + TINT[("left" in held) + 2 * ("right" in held)], held, state=state)
     return Clips.load(folder)
 
 
@@ -252,7 +253,7 @@ class Guesser(torch.nn.Module):
         self.seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self.clean: list[Tensor] = []
 
-    def forward(self, x, sigma, attend, actions, text, wanted, before):
+    def forward(self, x, sigma, attend, actions, text, wanted, before, located):
         self.clean.append(x[:, :-wanted])
         self.seen.append((x[:, -wanted:], sigma[:, -wanted:], actions[:, -wanted:], before))
         return torch.full_like(x[:, -wanted:], float(len(self.seen)))
@@ -264,8 +265,8 @@ GUESSING = replace(STUDENT, model=replace(STUDENT.model, action_history=4), gues
 def test_frames_ahead_move_what_was_guessed_a_tick_earlier(latents: LatentClips) -> None:
     """The first frame of a window moves a finished frame; the others move guesses made at the level before."""
     layout, guesser = Layout(GUESSING.window.context.sink, 2, 3, 2), Guesser()
-    frames, actions = latents.draw(layout, 4, GUESSING.model.action_history, np.random.default_rng(0))
-    _, _, sigma = clip_loss(guesser, GUESSING, frames, torch.zeros_like(actions), layout, np.random.default_rng(1))
+    frames, actions, places = latents.draw(layout, 4, GUESSING.model.action_history, np.random.default_rng(0))
+    _, _, sigma = clip_loss(guesser, GUESSING, frames, torch.zeros_like(actions), places, layout, np.random.default_rng(1))
     (_, earlier, _, _), (_, levels, _, before) = guesser.seen
     assert torch.equal(levels, sigma)
     by_window = [t.unflatten(1, (2, 3)) for t in (earlier, levels, before)]
@@ -275,8 +276,8 @@ def test_frames_ahead_move_what_was_guessed_a_tick_earlier(latents: LatentClips)
 
 def test_a_past_that_was_guessed_takes_the_place_of_real_frames(latents: LatentClips) -> None:
     layout, guesser = Layout(GUESSING.window.context.sink, 2, 3, 2), Guesser()
-    frames, actions = latents.draw(layout, 4, GUESSING.model.action_history, np.random.default_rng(0))
-    clip_loss(guesser, replace(GUESSING, guessed_past=1.0), frames, torch.zeros_like(actions), layout, np.random.default_rng(1))
+    frames, actions, places = latents.draw(layout, 4, GUESSING.model.action_history, np.random.default_rng(0))
+    clip_loss(guesser, replace(GUESSING, guessed_past=1.0), frames, torch.zeros_like(actions), places, layout, np.random.default_rng(1))
     (_, before) = guesser.seen[1][2:]
     assert torch.equal(before[:, 0], frames[:, layout.sink + 1]) and (before[:, 1:] == 1.0).all()
     assert [bool((clean == 1.0).all()) for clean in guesser.clean[1].unbind(1)] == [False] * (layout.sink + 2) + [True] * 3
@@ -286,12 +287,12 @@ def test_a_window_whose_action_is_new_holds_what_was_guessed_under_the_old_one(l
     """Told the new action throughout; frames at which the tape has yet another one carry no loss."""
     sink, history, count = GUESSING.window.context.sink, GUESSING.model.action_history, GUESSING.model.num_actions
     layout, guesser = Layout(sink, 2, 3, 2), Guesser()
-    frames, _ = latents.draw(layout, 4, history, np.random.default_rng(0))
+    frames, _, places = latents.draw(layout, 4, history, np.random.default_rng(0))
     tape = torch.zeros(sink + layout.frames + history, count)
     tape[history + sink + 2 :, 0] = 1  # new at the first window, then held
     tape[history + sink + 7 :, 0] = 0  # let go of at the third frame of the second
     actions = histories(tape[None], history)[:, 1:].expand(4, -1, -1, -1)
-    loss, errors, sigma = clip_loss(guesser, GUESSING, frames, actions, layout, np.random.default_rng(1))
+    loss, errors, sigma = clip_loss(guesser, GUESSING, frames, actions, places, layout, np.random.default_rng(1))
     (_, earlier, told_before, _), (noisy, levels, told, _) = guesser.seen
     assert (earlier[:, :3] == 1).all() and torch.equal(earlier[:, 3:5], levels[:, 4:6])
     assert not told_before[:, :3, :, 0].any() and (told[:, :, -1, 0] == 1).all()
@@ -301,6 +302,50 @@ def test_a_window_whose_action_is_new_holds_what_was_guessed_under_the_old_one(l
     assert far[0] < far[1], far  # made of guesses, which are 1, and noise
     weights = (torch.arange(6) != 5) / sigma.clamp(min=0.3)
     assert torch.allclose(loss, (weights * errors).mean())
+
+
+RECALLING = replace(STUDENT, model=replace(STUDENT.model, recall_width=64, recall_blocks=1), memory_batch=128)
+
+
+def test_a_memory_learns_what_is_seen_from_where(latents: LatentClips) -> None:
+    """After a few hundred steps it knows most of a world that it is shown by its places; from places that were mixed up it learns nothing."""
+    rows = np.random.default_rng(1).permutation(len(latents.latents))
+    mixed_up = replace(latents, clips=replace(latents.clips, states=latents.clips.states[rows]))
+    errors = []
+    for clips in (latents, mixed_up):
+        torch.manual_seed(0)
+        recall, rng = Transformer(RECALLING.model).recall, np.random.default_rng(0)
+        optimizer = torch.optim.AdamW(recall.parameters(), 3e-3)
+        for _ in range(150):
+            optimizer.zero_grad()
+            loss = memory_loss(recall, clips, 128, rng)
+            loss.backward()
+            optimizer.step()
+        errors.append(loss.item())
+    assert errors[0] < 0.75 * errors[1], errors
+
+
+def test_views_are_learnt_from_true_places_and_places_from_tokens(latents: LatentClips) -> None:
+    model, layout, rng = Transformer(RECALLING.model), Layout(2, 2, 3, 2), np.random.default_rng(0)
+    drawn = latents.draw(layout, 4, RECALLING.model.action_history, rng)
+    clip_loss(model, RECALLING, *drawn, layout, rng)[0].backward()
+    assert model.recall.leave.weight.grad is None and model.recall.place[4].weight.grad.abs().sum() > 0
+    memory_loss(model.recall, latents, 8, rng).backward()
+    assert model.recall.leave.weight.grad.abs().sum() > 0
+    places = latents.places
+    assert places.shape == (320, 4) and float(places[:, 0].min()) >= 0 and float(places[:, 0].max()) <= 1
+
+
+def test_weights_without_a_memory_begin_one_that_changes_nothing_yet() -> None:
+    given, recipe = World.load("racing", "cpu", torch.float32), RECIPES["racing"]()
+    recalls = replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=32, recall_blocks=1)))
+    model = Transformer(recalls.student.model)
+    model.load_state_dict(adopt(given, recalls))
+    worlds = [given, World(given.card, given.autoencoder, model.eval(), given.window, given.starts)]
+    streams = [world.stream(0) for world in worlds]
+    for _ in range(3):
+        frames = [stream.tick(["gas"]) for stream in streams]
+        assert np.abs(frames[0].astype(int) - frames[1]).max() <= 1
 
 
 def test_a_teacher_sees_windows_of_one_noise_level_and_begins_teacher_and_critic(

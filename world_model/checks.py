@@ -42,10 +42,10 @@ def faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderC
     """Yield what is wrong with a card's ranges and with how its parts fit together; each test relies on those before it."""
     sizes: tuple[int, ...] = (
         transformer.dim, transformer.ffn_dim, transformer.num_heads, transformer.num_layers, transformer.in_channels, *transformer.patch_size,
-        transformer.freq_dim, max(1, transformer.motion_channels),
+        transformer.freq_dim, max(1, transformer.motion_channels), max(1, transformer.recall_width),
     )  # fmt: skip
     game = transformer if isinstance(transformer, MatrixGameConfig) else None
-    depths: tuple[int, ...] = (transformer.num_layers, transformer.motion_blocks)
+    depths: tuple[int, ...] = (transformer.num_layers, transformer.motion_blocks, transformer.recall_blocks)
     if autoencoder:
         sizes += (*autoencoder.channels, autoencoder.latent_channels, autoencoder.patch, len(autoencoder.channels))
         depths += (autoencoder.encoder_blocks, autoencoder.decoder_blocks)
@@ -61,8 +61,10 @@ def faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderC
         yield "the prediction must be x0 or velocity"
     if not 1 <= transformer.action_history <= 256:
         yield "action_history must lie between 1 and 256"
-    if transformer.motion_channels < 0:
-        yield "motion_channels must not be negative"
+    if transformer.motion_channels < 0 or transformer.recall_width < 0:
+        yield "motion_channels and recall_width must not be negative"
+    if transformer.recall_width and not (transformer.motion_channels and transformer.places):
+        yield "a memory of places needs places and motion"
     if transformer.num_actions != len(card.actions):
         yield "num_actions must be the number of actions"
     if autoencoder:

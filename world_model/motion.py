@@ -41,23 +41,24 @@ class Motion(nn.Module):
         latent_channels, dim, patch_size: of the transformer.
         channels: width of the convolutions.
         blocks: residual pairs after the warp.
+        recalls: whether it is given remembered frames, too.
     """
 
-    def __init__(self, latent_channels: int, dim: int, patch_size: tuple[int, int], channels: int, blocks: int) -> None:
+    def __init__(self, latent_channels: int, dim: int, patch_size: tuple[int, int], channels: int, blocks: int, recalls: bool = False) -> None:
         super().__init__()
         self.patch = patch_size
         self.from_tokens = nn.Linear(dim, channels * math.prod(patch_size))
-        self.look = nn.Conv2d(2 * latent_channels, channels, 3, padding=1)
+        self.look = nn.Conv2d((2 + recalls) * latent_channels, channels, 3, padding=1)
         self.search = ModulatedPair(channels, dim)
         self.flow = nn.Conv2d(channels, 2, 3, padding=1)
-        self.compare = nn.Conv2d(latent_channels, channels, 3, padding=1)
+        self.compare = nn.Conv2d((1 + recalls) * latent_channels, channels, 3, padding=1)
         self.blocks = nn.ModuleList(ModulatedPair(channels, dim) for _ in range(blocks))
         self.leave = nn.Conv2d(channels, latent_channels, 3, padding=1)
         for conv in (self.flow, self.leave):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, before: Tensor, tokens: Tensor, e: Tensor) -> Tensor:
+    def forward(self, x: Tensor, before: Tensor, tokens: Tensor, e: Tensor, recalled: Tensor | None = None) -> Tensor:
         """Return what it makes of the frames, [b, f, c, h, w] in float32.
 
         Args:
@@ -65,15 +66,16 @@ class Motion(nn.Module):
             before: for each of them the frame before it, as far as it is known, same shape.
             tokens: [b, n, d] of these frames after the transformer's blocks.
             e: time and action vectors [b, f, d].
+            recalled: what is remembered of these frames' places, same shape as x, if anything can be.
         """
         frames, rows = x.shape[1], x.shape[3] // self.patch[0]
         p, q = self.patch
         told = rearrange(self.from_tokens(tokens), "b (f h w) (p q c) -> (b f) c (h p) (w q)", f=frames, h=rows, p=p, q=q)
         e, moved = e.flatten(0, 1), before.flatten(0, 1).float()
-        both = torch.cat([x.flatten(0, 1), moved], 1).to(told.dtype)
-        features = self.search(self.look(_last(both)) + told, e)
+        remembered = [] if recalled is None else [recalled.flatten(0, 1).to(told.dtype)]
+        features = self.search(self.look(_last(torch.cat([x.flatten(0, 1).to(told.dtype), moved.to(told.dtype), *remembered], 1))) + told, e)
         warped = warp(moved, self.flow(F.relu(features)).float())
-        features = features + self.compare(_last(warped.to(told.dtype)))
+        features = features + self.compare(_last(torch.cat([warped.to(told.dtype), *remembered], 1)))
         for block in self.blocks:
             features = block(features, e)
         return (warped + self.leave(F.relu(features)).float()).unflatten(0, x.shape[:2])

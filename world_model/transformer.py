@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from world_model.attention import attention
 from world_model.motion import Motion
+from world_model.recall import Recall
 
 TIME_BASE = 10000.0
 
@@ -33,7 +34,8 @@ class TransformerConfig:
     ``prediction`` says what the head's output means: "velocity" (noise minus clean, as published) or "x0" (the clean frame).
     ``places``, if not None, is the (rows, columns) of tokens in a frame and gives each place a learned embedding: floors are below and walking zooms
     about the middle, which relative positions alone do not tell. ``motion_channels``, if not 0, is the width of motion compensation
-    (`world_model.motion`, with ``motion_blocks`` residual pairs), whose prediction is added to the head's. The published checkpoints have neither.
+    (`world_model.motion`, with ``motion_blocks`` residual pairs), whose prediction is added to the head's; ``recall_width``, if not 0, that of the memory of
+    places which it is given (`world_model.recall`, with ``recall_blocks``). The published checkpoints have none of these.
     Every frame is told the last ``action_history`` actions up to its own: bodies have inertia, and a game may turn more slowly at first.
     """
 
@@ -47,6 +49,8 @@ class TransformerConfig:
     places: tuple[int, int] | None = None
     motion_channels: int = 0
     motion_blocks: int = 3
+    recall_width: int = 0
+    recall_blocks: int = 4
     num_actions: int = 0
     action_history: int = 1
     text_dim: int = 0
@@ -191,7 +195,11 @@ class Transformer(nn.Module):
         if config.places:
             self.place_embedding = nn.Parameter(torch.zeros(math.prod(config.places), dim))
         if config.motion_channels:
-            self.motion = Motion(config.in_channels, dim, config.patch_size, config.motion_channels, config.motion_blocks)
+            self.motion = Motion(config.in_channels, dim, config.patch_size, config.motion_channels, config.motion_blocks, bool(config.recall_width))
+        if config.recall_width:
+            assert config.places is not None, "a memory of places needs frames of one size"
+            height, width = (places * patch for places, patch in zip(config.places, config.patch_size, strict=True))
+            self.recall = Recall(dim, math.prod(config.places), (config.in_channels, height, width), config.recall_width, config.recall_blocks)
         if config.text_dim:
             self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
@@ -219,6 +227,7 @@ class Transformer(nn.Module):
         text: list[tuple[Tensor, Tensor]] | None = None,
         wanted: int | None = None,
         before: Tensor | None = None,
+        located: list[Tensor] | None = None,
     ) -> Tensor:
         """Run the network on frames x [b, f, c, h, w] at noise levels sigma [b, f] in [0, 1].
 
@@ -228,6 +237,7 @@ class Transformer(nn.Module):
             text: what `embed_text` returned.
             wanted: how many of the last frames to predict (default: all); the others are only attended to.
             before: [b, wanted, c, h, w], for each of these the frame before it, as far as it is known; only for models with motion compensation.
+            located: takes the places [b, wanted, 4] at which the network believes these frames to have been taken; only for models that recall.
 
         Returns:
             The clean frames predicted (x0), [b, wanted, c, h, w], float32.
@@ -259,7 +269,14 @@ class Transformer(nn.Module):
         x0 = out if self.config.prediction == "x0" else x.float() - sigma[..., None, None, None].float() * out
         if self.config.motion_channels:
             assert before is not None, "a model with motion compensation needs the frames before"
-            x0 = x0 + self.motion(x, before, tokens, e)
+            recalled = None
+            if self.config.recall_width:
+                places = self.recall.locate(tokens, e)
+                if located is not None:
+                    located.append(places)
+                with torch.no_grad():  # it learns views from true places alone
+                    recalled = self.recall.paint(places)
+            x0 = x0 + self.motion(x, before, tokens, e, recalled)
         return x0
 
 

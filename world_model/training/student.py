@@ -12,6 +12,7 @@ network made, and it has to find back from there.
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ from world_model.attention import attention, may_look, rotary_table, rotate
 from world_model.autoencoder import Autoencoder
 from world_model.context import ContextConfig
 from world_model.noise import AddressedNoise
+from world_model.recall import Recall
 from world_model.schedule import add_noise
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.training.autoencoder import encode_all
@@ -43,8 +45,8 @@ class StudentRecipe:
     ``clip_windows`` full windows per clip carry loss; the past of ``past_noise_share`` of the clips is noised, by a standard deviation of up to
     ``past_noise``, and of as many blurred, by a share of up to ``past_blur``. In a share ``guessed_before`` of the steps frames ahead move guesses,
     windows whose action is a new one hold what was guessed under the old one, and of ``guessed_past`` of the clips the past of later windows is guessed,
-    too. After the share ``rollout_from`` of the steps, every step corrects one tick of rollouts on the student's own history, and clips only every other.
-    With ``shard`` every process keeps a part of the parameters.
+    too. A memory of places learns ``memory_batch`` frames a step. After the share ``rollout_from`` of the steps, every step corrects one tick of rollouts on
+    the student's own history, and clips only every other. With ``shard`` every process keeps a part of the parameters.
     """
 
     model: TransformerConfig = TransformerConfig(
@@ -64,6 +66,7 @@ class StudentRecipe:
     level_jitter: float = 0.5
     short_share: float = 0.25
     flat_share: float = 0.2
+    memory_batch: int = 512
     rollout: RolloutRecipe = RolloutRecipe()
     rollout_from: float = 1.0
     shard: bool = False
@@ -148,6 +151,9 @@ def draw_levels(recipe: StudentRecipe, layout: Layout, batch: int, rng: np.rando
     return torch.from_numpy(sigma.reshape(batch, -1).astype(np.float32))
 
 
+MAP_STEP = 16  # in the game's own units: a map keeps its size when more is collected
+
+
 @dataclass(frozen=True)
 class LatentClips:
     """All latents [n, c, h, w] (bfloat16) of a set of clips, with their actions."""
@@ -172,11 +178,24 @@ class LatentClips:
         torch.save(torch.cat(parts), path.with_suffix(".part"))
         path.with_suffix(".part").rename(path)
 
-    def draw(self, layout: Layout, batch: int, history: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Draw clips with their sinks: latents [batch, sink + frames, c, h, w] and the actions that led to them [batch, sink + frames, history, actions]."""
+    def draw(self, layout: Layout, batch: int, history: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw clips with their sinks.
+
+        Returns:
+            latents [batch, sink + frames, c, h, w], the actions that led to them [batch, sink + frames, history, actions], and their true places
+            [batch, sink + frames, 4].
+        """
         starts = self.clips.starts(layout.sink + layout.frames)
         rows = self.with_sinks(starts[rng.integers(len(starts), size=batch)], layout.sink, layout.sink + layout.frames, rng)
-        return self.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.histories(rows, history))
+        return self.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.histories(rows, history)), self.places[torch.from_numpy(rows)]
+
+    @cached_property
+    def places(self) -> Tensor:
+        """The true places [n, 4] (`world_model.recall`), on a map that ends at multiples of MAP_STEP around all positions; zeros where they are unknown."""
+        states = torch.from_numpy(self.clips.states)
+        low, high = (states[:, :2] / MAP_STEP).amin(0).floor() * MAP_STEP, (states[:, :2] / MAP_STEP).amax(0).ceil() * MAP_STEP
+        heading = states[:, 2:].deg2rad()
+        return torch.cat([(states[:, :2] - low) / (high - low).max().clamp(min=MAP_STEP), heading.cos(), heading.sin()], 1)
 
     def with_sinks(self, first: np.ndarray, sink: int, length: int, rng: np.random.Generator) -> np.ndarray:
         """Return the rows of clips of `length` frames from the rows `first` on; their first `sink` frames are from there or from long before.
@@ -195,9 +214,12 @@ def blur(frames: Tensor, share: Tensor) -> Tensor:
 
 
 def clip_loss(
-    model: nn.Module, recipe: StudentRecipe, latents: Tensor, actions: Tensor, layout: Layout, rng: np.random.Generator
+    model: nn.Module, recipe: StudentRecipe, latents: Tensor, actions: Tensor, places: Tensor, layout: Layout, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (loss, squared error of x0 per noisy frame [batch, frames], noise levels [batch, frames]) of one batch of clips."""
+    """Return (loss, squared error of x0 per noisy frame [batch, frames], noise levels [batch, frames]) of one batch of clips, as `LatentClips.draw` gives them.
+
+    Where the network recalls, the squared error of the places that it takes the frames to be from is part of the loss.
+    """
     config: TransformerConfig = recipe.model
     batch, sink = count_ranks() * len(latents), layout.sink
     past = sink + layout.frames - layout.size
@@ -209,11 +231,12 @@ def clip_loss(
     noisy = add_noise(target, normal_like(target), _wide(sigma))
     grid = (latents.shape[3] // config.patch_size[0], latents.shape[4] // config.patch_size[1])
     attend, windows = layout.attention(grid, config.head_width), (layout.count, layout.size)
+    located: list[Tensor] = []
 
     def denoise(known: Tensor, noisy: Tensor, sigma: Tensor, held: Tensor, before: Tensor) -> Tensor:
         x = torch.cat([latents[:, :sink], known[:, : -layout.size], noisy], 1)
         told = torch.cat([actions[:, :past], held.flatten(1, 2)], 1)
-        return model(x, torch.cat([torch.zeros(len(x), past), sigma], 1), attend, told, None, noisy.shape[1], before)
+        return model(x, torch.cat([torch.zeros(len(x), past), sigma], 1), attend, told, None, noisy.shape[1], before, located)
 
     lived = actions[:, sink + layout.offset - 1 : -1].unflatten(1, windows)[:, :, 0]  # the actions up to the frame before each window
     own = actions[:, sink + layout.offset :, -1].unflatten(1, windows)
@@ -235,7 +258,16 @@ def clip_loss(
     x0 = denoise(known, noisy, sigma, hold(lived, new, layout.size), before)
     errors = (x0 - target).square().mean((2, 3, 4))
     follows = (~differ(own, new[:, :, None])).cumprod(2).flatten(1)  # where the tape goes on with another action the truth is no answer
-    return (follows * errors / sigma.clamp(min=0.3)).mean(), errors.detach(), sigma
+    loss = (follows * errors / sigma.clamp(min=0.3)).mean()
+    if located:
+        loss = loss + (follows * (located[-1] - places[:, sink + layout.offset :]).square().sum(2)).mean()
+    return loss, errors.detach(), sigma
+
+
+def memory_loss(recall: Recall, clips: LatentClips, frames: int, rng: np.random.Generator) -> Tensor:
+    """Return the mean squared error of what is remembered of randomly drawn frames, by their true places."""
+    rows = torch.from_numpy(share(rng.integers(len(clips.latents), size=count_ranks() * frames)))
+    return (recall.paint(clips.places[rows]) - clips.latents[rows].float()).square().mean()
 
 
 def _wide(per_frame: Tensor) -> Tensor:
@@ -282,15 +314,20 @@ def train_student(
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average, "rollout": rollout}
     run = Run(out, stage, recipe.steps, parts)
     rollout_losses: list[float] = []
+    memory_losses: list[float] = []
     seen: list[tuple[float, np.ndarray, np.ndarray]] = []
     for step in run:
         rng = run.rng(step)
         rolls = step >= recipe.rollout_from * recipe.steps
         if not rolls or step % 2:
             layout = draw_layout(recipe, rng)
-            latents, actions = (share(drawn) for drawn in train.draw(layout, recipe.batch, recipe.model.action_history, rng))
+            latents, actions, places = (share(drawn) for drawn in train.draw(layout, recipe.batch, recipe.model.action_history, rng))
             with half_precision(recipe):
-                loss, errors, sigma = clip_loss(model, recipe, latents, actions, layout, rng)
+                loss, errors, sigma = clip_loss(model, recipe, latents, actions, places, layout, rng)
+                if recipe.model.recall_width:
+                    remembered = memory_loss(model.recall, train, recipe.memory_batch, rng)
+                    memory_losses.append(remembered.item())
+                    loss = loss + remembered
             loss.backward()
             seen.append((loss.item(), errors.numpy().ravel(), sigma.numpy().ravel()))
         if rolls:
@@ -304,8 +341,10 @@ def train_student(
         average.update(model)
         if (step + 1) % 50 == 0:
             rolled = {"rollout": float(np.mean(rollout_losses)), "adversary": rollout.told} if rollout_losses else {}
-            run.log(step + 1, loss=float(np.mean([s[0] for s in seen])), **by_level(seen, recipe.window.ladder), **rolled)
+            remembers = {"memory": float(np.mean(memory_losses))} if memory_losses else {}
+            run.log(step + 1, loss=float(np.mean([s[0] for s in seen])), **by_level(seen, recipe.window.ladder), **remembers, **rolled)
             seen.clear()
+            memory_losses.clear()
             rollout_losses.clear()
         if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
             sample_strip(averaged(model, average), recipe, held_out, autoencoder, out / f"{stage}.png", rolling=stage == "student")

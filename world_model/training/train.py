@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from world_model.autoencoder import Autoencoder
 from world_model.card import SHIPPED, Card, WorldError
@@ -74,7 +75,7 @@ def run(
 
 def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file: Path, begin: str | None) -> None:
     given = World.load(begin, "cpu", torch.float32) if begin else None
-    if given and (given.autoencoder.config, _of_any_actions(given.transformer.config)) != (recipe.autoencoder.model, _of_any_actions(recipe.student.model)):
+    if given and (given.autoencoder.config, _without_extras(given.transformer.config)) != (recipe.autoencoder.model, _without_extras(recipe.student.model)):
         raise WorldError(f"The networks of {begin} have other sizes than this recipe's; begin from a world that this recipe made.")
     if is_first():  # decodes sessions that are new
         train_and_held_out(data)
@@ -113,16 +114,22 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
 
 
 def adopt(given: World, recipe: WorldRecipe) -> dict[str, torch.Tensor]:
-    """Return the weights of a world's transformer for a recipe with other actions: what an action that it does not have does is nothing at first."""
+    """Return the weights of a world's transformer for a recipe with other actions or with a memory of places: what it does not have does nothing at first."""
     weights, model = given.transformer.state_dict(), recipe.student.model
     known = dict(zip(given.card.action_names, weights["action_embedding.0.weight"].unflatten(1, (model.action_history, -1)).unbind(2), strict=True))
     nothing = torch.zeros(model.dim, model.action_history)
     columns = torch.stack([known.get(name, nothing) for name in recipe.origin.action_names], 2)
-    return {**weights, "action_embedding.0.weight": columns.flatten(1)}
+    weights["action_embedding.0.weight"] = columns.flatten(1)
+    for name, fresh in Transformer(model).state_dict().items():
+        if name not in weights:
+            weights[name] = fresh
+        elif weights[name].shape != fresh.shape:
+            weights[name] = F.pad(weights[name], (0, 0, 0, 0, 0, fresh.shape[1] - weights[name].shape[1]))  # more channels for a convolution to look at
+    return weights
 
 
-def _of_any_actions(config: TransformerConfig) -> TransformerConfig:
-    return replace(config, num_actions=0)
+def _without_extras(config: TransformerConfig) -> TransformerConfig:
+    return replace(config, num_actions=0, recall_width=0, recall_blocks=0)
 
 
 def _export(made: World, held_out: Clips, judge: Judge | None, *files: Path) -> None:
