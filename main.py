@@ -254,7 +254,7 @@ class Train:
 
     world: Annotated[Positional[str], arg(metavar="WORLD")] = ""
     """Name of the world, if not what its data says."""
-    stage: Literal["autoencoder", "teacher", "student", "distill", "judge", "all"] = "all"
+    stage: Literal["autoencoder", "recall", "teacher", "student", "distill", "judge", "all"] = "all"
     """Which part to train."""
     data: Path | None = None
     """Folder that `collect` wrote, or one of recorded sessions; else runs/WORLD/data."""
@@ -266,6 +266,8 @@ class Train:
     """A world whose weights a new run begins from, if not from random ones."""
     autoencoder_steps: int | None = None
     """Steps of the first stage, if not as many as the world's recipe says."""
+    recall_steps: int | None = None
+    """How many of a memory of places, for a world with one map."""
     teacher_steps: int | None = None
     """Steps of the second stage, likewise; with none the student is its own teacher."""
     student_steps: int | None = None

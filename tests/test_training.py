@@ -21,9 +21,10 @@ from world_model.training.autoencoder import AutoencoderRecipe, train_autoencode
 from world_model.training.data import Clips
 from world_model.training.distill import Distillation, DistillRecipe, distill
 from world_model.training.optimizer import MuonAdamW
+from world_model.training.recall import RecallRecipe, blurred_places, follow_loss, memory_loss, train_recall
 from world_model.training.recipe import RECIPES
 from world_model.training.rollout import Rollout, RolloutRecipe, Streams
-from world_model.training.student import LatentClips, Layout, StudentRecipe, clip_loss, memory_loss, train_student
+from world_model.training.student import LatentClips, Layout, StudentRecipe, clip_loss, train_student
 from world_model.training.train import adopt
 from world_model.training.train import run as train_world
 from world_model.transformer import Transformer, TransformerConfig
@@ -253,7 +254,7 @@ class Guesser(torch.nn.Module):
         self.seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self.clean: list[Tensor] = []
 
-    def forward(self, x, sigma, attend, actions, text, wanted, before, located):
+    def forward(self, x, sigma, attend, actions, text, wanted, before, place):
         self.clean.append(x[:, :-wanted])
         self.seen.append((x[:, -wanted:], sigma[:, -wanted:], actions[:, -wanted:], before))
         return torch.full_like(x[:, -wanted:], float(len(self.seen)))
@@ -304,36 +305,41 @@ def test_a_window_whose_action_is_new_holds_what_was_guessed_under_the_old_one(l
     assert torch.allclose(loss, (weights * errors).mean())
 
 
-RECALLING = replace(STUDENT, model=replace(STUDENT.model, recall_width=64, recall_blocks=1), memory_batch=128)
+RECALLING = replace(STUDENT, model=replace(STUDENT.model, recall_width=64, recall_blocks=1))
 
 
-def test_a_memory_learns_what_is_seen_from_where(latents: LatentClips) -> None:
-    """After a few hundred steps it knows most of a world that it is shown by its places; from places that were mixed up it learns nothing."""
+def test_a_memory_learns_what_is_seen_from_where_and_where_it_is(latents: LatentClips, tmp_path: Path) -> None:
+    """It learns views by their places, and to follow places; from places that were mixed up it learns neither."""
     rows = np.random.default_rng(1).permutation(len(latents.latents))
     mixed_up = replace(latents, clips=replace(latents.clips, states=latents.clips.states[rows]))
+    recipe = RecallRecipe(steps=200, batch=64, memory_batch=128, adam_rate=3e-3, noise=0.0, blur=0.0)
     errors = []
-    for clips in (latents, mixed_up):
+    for name, clips in (("true", latents), ("mixed up", mixed_up)):
         torch.manual_seed(0)
-        recall, rng = Transformer(RECALLING.model).recall, np.random.default_rng(0)
-        optimizer = torch.optim.AdamW(recall.parameters(), 3e-3)
-        for _ in range(150):
-            optimizer.zero_grad()
-            loss = memory_loss(recall, clips, 128, rng)
-            loss.backward()
-            optimizer.step()
-        errors.append(loss.item())
-    assert errors[0] < 0.75 * errors[1], errors
+        recall = train_recall(recipe, Transformer(RECALLING.model).recall, clips, 1, tmp_path / name)
+        rng = np.random.default_rng(0)
+        with torch.no_grad():
+            errors.append((memory_loss(recall, clips, 300, rng).item(), follow_loss(recall, clips, recipe, 1, rng).item()))
+    assert errors[0][0] < 0.75 * errors[1][0] and errors[0][1] < 0.5 * errors[1][1], errors
 
 
-def test_views_are_learnt_from_true_places_and_places_from_tokens(latents: LatentClips) -> None:
+def test_places_lie_on_a_map_and_are_told_nearly_or_not_at_all(latents: LatentClips) -> None:
+    places = latents.places
+    assert places.shape == (320, 4) and float(places[:, 0].min()) >= 0 and float(places[:, 0].max()) <= 1
+    told = blurred_places(places, np.random.default_rng(0), finest=-3.0, unknown=0.25)
+    unknown = ~told.any(1)
+    assert 0.15 < float(unknown.float().mean()) < 0.35
+    assert torch.allclose(told[~unknown, 2:].norm(dim=1), torch.ones(1))
+    error = (told - places)[~unknown, :2].abs().mean(1)
+    assert 1e-3 < float(error.median()) < 0.05 and float(error.max()) < 0.6
+
+
+def test_a_student_recalls_and_does_not_change_its_memory(latents: LatentClips) -> None:
     model, layout, rng = Transformer(RECALLING.model), Layout(2, 2, 3, 2), np.random.default_rng(0)
     drawn = latents.draw(layout, 4, RECALLING.model.action_history, rng)
     clip_loss(model, RECALLING, *drawn, layout, rng)[0].backward()
-    assert model.recall.leave.weight.grad is None and model.recall.place[4].weight.grad.abs().sum() > 0
-    memory_loss(model.recall, latents, 8, rng).backward()
-    assert model.recall.leave.weight.grad.abs().sum() > 0
-    places = latents.places
-    assert places.shape == (320, 4) and float(places[:, 0].min()) >= 0 and float(places[:, 0].max()) <= 1
+    assert model.motion.compare.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in model.recall.parameters())
 
 
 def test_weights_without_a_memory_begin_one_that_changes_nothing_yet() -> None:

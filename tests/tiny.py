@@ -12,7 +12,7 @@ from world_model.transformer import Transformer, TransformerConfig
 from world_model.world import World
 
 
-def make_world(block_frames: int = 1, seed: int = 0) -> World:
+def make_world(block_frames: int = 1, seed: int = 0, recall_width: int = 0) -> World:
     """Return a world of 32 x 32 frames with random weights everywhere, so that actions, levels and the past all matter."""
     torch.manual_seed(seed)
     actions = (ActionSpec("forward", ("up", "w"), "Walk"), ActionSpec("turn_left", ("left",), "Turn left"), ActionSpec("turn_right", ("right",), "Turn right"))
@@ -20,7 +20,7 @@ def make_world(block_frames: int = 1, seed: int = 0) -> World:
     transformer = Transformer(
         TransformerConfig(
             dim=48, ffn_dim=96, num_heads=2, num_layers=2, in_channels=8, patch_size=(1, 2), freq_dim=32, num_actions=3,
-            places=(4, 2), motion_channels=16, motion_blocks=1,
+            places=(4, 2), motion_channels=16, motion_blocks=1, recall_width=recall_width, recall_blocks=1,
         )
     )  # fmt: skip
     window = WindowConfig(ladder=(1.0, 0.8, 0.5, 0.25), block_frames=block_frames, context=ContextConfig(sink=2, cache=6, attention=9))

@@ -50,7 +50,7 @@ class Motion(nn.Module):
         self.from_tokens = nn.Linear(dim, channels * math.prod(patch_size))
         self.look = nn.Conv2d((2 + recalls) * latent_channels, channels, 3, padding=1)
         self.search = ModulatedPair(channels, dim)
-        self.flow = nn.Conv2d(channels, 2, 3, padding=1)
+        self.flow = nn.Conv2d(channels, 2 + 2 * recalls, 3, padding=1)  # for the frame before, and for what is remembered
         self.compare = nn.Conv2d((1 + recalls) * latent_channels, channels, 3, padding=1)
         self.blocks = nn.ModuleList(ModulatedPair(channels, dim) for _ in range(blocks))
         self.leave = nn.Conv2d(channels, latent_channels, 3, padding=1)
@@ -72,10 +72,11 @@ class Motion(nn.Module):
         p, q = self.patch
         told = rearrange(self.from_tokens(tokens), "b (f h w) (p q c) -> (b f) c (h p) (w q)", f=frames, h=rows, p=p, q=q)
         e, moved = e.flatten(0, 1), before.flatten(0, 1).float()
-        remembered = [] if recalled is None else [recalled.flatten(0, 1).to(told.dtype)]
-        features = self.search(self.look(_last(torch.cat([x.flatten(0, 1).to(told.dtype), moved.to(told.dtype), *remembered], 1))) + told, e)
-        warped = warp(moved, self.flow(F.relu(features)).float())
-        features = features + self.compare(_last(torch.cat([warped.to(told.dtype), *remembered], 1)))
+        sources = [moved] if recalled is None else [moved, recalled.flatten(0, 1).float()]
+        features = self.search(self.look(_last(torch.cat([x.flatten(0, 1), *sources], 1).to(told.dtype))) + told, e)
+        flows = self.flow(F.relu(features)).float().split(2, 1)
+        warped, *remembered = (warp(source, flow) for source, flow in zip(sources, flows, strict=True))
+        features = features + self.compare(_last(torch.cat([warped, *remembered], 1).to(told.dtype)))
         for block in self.blocks:
             features = block(features, e)
         return (warped + self.leave(F.relu(features)).float()).unflatten(0, x.shape[:2])

@@ -1,39 +1,46 @@
-"""Recall: a network's memory of what is seen from where.
+"""Recall: a world's memory of what is seen from where.
 
 A window remembers a second of play; what comes into view after a turn was never in it. Where the recorded game told its true places (position and heading), a
-world can learn its map: from its tokens it estimates where each frame was taken, and a small network, which has learned every view by its place, paints
-what it remembers from there. Motion compensation is given that picture beside the frame before, and takes from it what the frame before cannot show.
-No true place is needed in play: the network finds its own from what it sees and does, so that a world anchors itself to its map.
+world can learn its map. One small network follows the player: from the place where it took the frame before to be, from that frame itself and from the last
+actions it says where the next one is. Another has learnt every view by its place, and paints what it remembers from there. Motion compensation is given that
+picture beside the frame before, and takes from it what the frame before cannot show. In play no true place is needed: a stream that begins somewhere finds its
+place by looking, and what it sees from then on is what is there.
 
-A place is (x, y, cosine, sine of the heading), positions from 0 to 1 over the longer side of the map.
+A place is (x, y, cosine, sine of the heading), positions from 0 to 1 over the longer side of the map. Of an uncertain heading cosine and sine are the means,
+shorter than 1; shorter than a half the place counts as unknown.
 """
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 FINEST, HARMONICS = 7, 8  # octaves of positions, multiples of the heading
+UNKNOWN = 0.5
 NUM_FEATURES = 2 * (2 * FINEST + HARMONICS + 2 * (FINEST - 1)) + 2
 
 
 class Recall(nn.Module):
-    """Estimate places from tokens, and remember latent frames by their places.
+    """Follow places, and remember latent frames by them.
 
     Args:
-        dim, tokens: width and number of a frame's tokens.
         shape: [channels, height, width] of a latent frame.
+        told: how many numbers the actions of a frame's history are.
         width, blocks: of the memory.
+        looks: channels of the convolutions that look at a frame.
     """
 
-    def __init__(self, dim: int, tokens: int, shape: tuple[int, int, int], width: int, blocks: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], told: int, width: int, blocks: int, looks: int = 32) -> None:
         super().__init__()
         self.shape, self.width = shape, width
-        self.summary = nn.Linear(dim, 16)
-        self.context = nn.Linear(dim, width)
-        self.place = nn.Sequential(nn.Linear(16 * tokens, width), nn.GELU("tanh"), nn.Linear(width, width), nn.GELU("tanh"), nn.Linear(width, 4))
+        sizes = (shape[0], looks, 2 * looks, 4 * looks, 4 * looks)
+        self.look = nn.ModuleList(nn.Conv2d(a, b, 3, 1 if n == 0 else 2, 1) for n, (a, b) in enumerate(pairwise(sizes)))
+        height, width_left = (-(-side // 8) for side in shape[1:])
+        self.seen = nn.Linear(sizes[-1] * height * width_left, width)
+        self.told, self.was = nn.Linear(told, width), nn.Linear(NUM_FEATURES + 3, width)
+        self.settle = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
         self.enter = nn.Linear(NUM_FEATURES, width)
         self.up = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(blocks))
         self.down = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(blocks))
@@ -41,14 +48,27 @@ class Recall(nn.Module):
         for zero in self.down:
             nn.init.zeros_(zero.weight)  # type: ignore[arg-type]
 
-    def locate(self, tokens: Tensor, e: Tensor) -> Tensor:
-        """Return the places [b, f, 4], float32, at which frames were taken whose tokens [b, n, d] have been through the blocks; e [b, f, d] as there."""
-        flat = rearrange(self.summary(tokens), "b (f n) d -> b f (n d)", f=e.shape[1])
-        first, *rest = self.place
-        hidden = first(flat) + self.context(e)
-        for layer in rest:
-            hidden = layer(hidden)
-        return hidden.float()
+    def follow(self, before: Tensor, actions: Tensor, place: Tensor) -> Tensor:
+        """Return the places [b, f, 4], float32, of frames that come in runs of equal length.
+
+        Args:
+            before: the frame before each, [b, f, c, h, w].
+            actions: [b, f, history, n], the actions that led to each, its own last.
+            place: [b, runs, 4], where the frame before each run was taken, or zeros.
+        """
+        x = before.flatten(0, 1).to(self.told.weight.dtype).contiguous(memory_format=torch.channels_last)
+        for look in self.look:
+            x = F.relu(look(x))
+        hints = self.seen(x.flatten(1)).unflatten(0, before.shape[:2]) + self.told(actions.flatten(2).to(x.dtype))
+        places = []
+        for hint in hints.unflatten(1, (place.shape[1], -1)).unbind(2):
+            place = place.detach()  # each step learns to make good what the one before left
+            place = torch.cat([place[..., :2].clamp(-0.5, 1.5), place[..., 2:] / place[..., 2:].norm(dim=-1, keepdim=True).clamp(min=1)], -1)
+            known = (place[..., 2:].square().sum(-1, keepdim=True) > UNKNOWN**2).float()
+            was = torch.cat([known * features(place), known * place[..., 2:], known], -1).to(x.dtype)
+            place = known * place + self.settle(F.relu(hint + self.was(was))).float()
+            places.append(place)
+        return torch.stack(places, 2).flatten(1, 2)
 
     def paint(self, places: Tensor) -> Tensor:
         """Return the latent frames [..., c, h, w] remembered from places [..., 4]."""

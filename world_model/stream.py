@@ -76,6 +76,8 @@ class RollingWindow:
         self.lived = self.actions.new_zeros(batch, config.block_frames + model.config.action_history - 1, model.config.num_actions)  # of the frames before it
         self.clean: Tensor | None = None  # the block finished last, not in the cache yet
         self.last = torch.zeros(batch, 1, *shape, device=self.device)  # the newest finished frame
+        self.place = torch.zeros(batch, 1, 4, device=self.device)  # where it was taken, in worlds that recall
+        self.located: list[Tensor] = []  # where the last pass took the window's frames to be taken
         self.x0 = self.x  # what the last pass predicted for the blocks that are still in the window
         self.rollbacks = 0
 
@@ -93,10 +95,13 @@ class RollingWindow:
             told = histories(torch.cat([self.lived, actions[:, : x.shape[1]]], 1), self.model.config.action_history)[:, -x.shape[1] :]
             attend = PastAttention(self.cache, len(together), self.grid, size)
             self.model(x, x.new_zeros(x.shape[:2]), attend, told if self.model.config.num_actions else None, self.text, 0, x[:, :0])
+        lived = histories(torch.cat([self.lived, actions], 1), self.model.config.action_history)[:, -actions.shape[1] :]
         for number, block in enumerate(blocks):
             if number > len(together):
                 self._flush()
             self._finish(*block)
+        if self.model.config.recall_width and latents.shape[1] > 1:
+            self.place = self.model.recall.follow(latents[:, :-1], lived[:, 1:], self.place)[:, -1:]
 
     def advance(self, action: Tensor | None, *, append: bool = True, late: bool = True) -> Tensor | None:
         """Make one pass; return the block that it finished [b, block frames, c, h, w], or None while the window fills up.
@@ -146,6 +151,8 @@ class RollingWindow:
         if self.levels[0] == len(self.config.ladder) - 1:
             finished, x0 = x0[:, :size], x0[:, size:]
             self._finish(finished, self.actions[:, :size])
+            if self.located:
+                self.place = self.located[0][:, size - 1 : size]
             self.actions = self.actions[:, size:]
             self.levels.pop(0)
         self.levels = [level + 1 for level in self.levels]
@@ -178,7 +185,9 @@ class RollingWindow:
         attend = ContextAttention(self.cache, clean, self.start, blocks, self.grid, size)
         known = torch.cat([self.last, self.x0], 1)
         before = torch.cat([known, *[known[:, -1:]] * (size - 1)], 1)[:, : blocks * size]
-        return self.model(x, sigma, attend, actions if self.model.config.num_actions else None, self.text, blocks * size, before)
+        self.located.clear()
+        recall = (self.place, self.located) if self.model.config.recall_width else ()
+        return self.model(x, sigma, attend, actions if self.model.config.num_actions else None, self.text, blocks * size, before, *recall)
 
     def _finish(self, block: Tensor, actions: Tensor) -> None:
         """Let a block be the past: it is to enter the cache, and the next frame moves its last one."""
@@ -198,7 +207,7 @@ class RollingWindow:
         """Return a copy of everything that changes; snapshots share the keys and values that did not change between them."""
         return {
             "start": self.start, "levels": list(self.levels), "x": self.x.clone(), "actions": self.actions.clone(), "lived": self.lived.clone(),
-            "clean": None if self.clean is None else self.clean.clone(), "last": self.last.clone(), "x0": self.x0.clone(),
+            "clean": None if self.clean is None else self.clean.clone(), "last": self.last.clone(), "x0": self.x0.clone(), "place": self.place,
             "rollbacks": self.rollbacks, "cache": self.cache.snapshot(self.start - (self.clean is not None)),
         }  # fmt: skip
 
@@ -206,7 +215,7 @@ class RollingWindow:
         """Go back to a snapshot, which stays valid."""
         self.start, self.levels, self.rollbacks = saved["start"], list(saved["levels"]), saved["rollbacks"]
         self.x, self.actions, self.lived = saved["x"].clone(), saved["actions"].clone(), saved["lived"].clone()
-        self.clean, self.last, self.x0 = saved["clean"], saved["last"].clone(), saved["x0"].clone()
+        self.clean, self.last, self.x0, self.place = saved["clean"], saved["last"].clone(), saved["x0"].clone(), saved["place"]
         self.cache.restore(saved["cache"])
 
 

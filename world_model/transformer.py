@@ -199,7 +199,8 @@ class Transformer(nn.Module):
         if config.recall_width:
             assert config.places is not None, "a memory of places needs frames of one size"
             height, width = (places * patch for places, patch in zip(config.places, config.patch_size, strict=True))
-            self.recall = Recall(dim, math.prod(config.places), (config.in_channels, height, width), config.recall_width, config.recall_blocks)
+            shape, told = (config.in_channels, height, width), config.action_history * config.num_actions
+            self.recall = Recall(shape, told, config.recall_width, config.recall_blocks)
         if config.text_dim:
             self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
@@ -227,6 +228,7 @@ class Transformer(nn.Module):
         text: list[tuple[Tensor, Tensor]] | None = None,
         wanted: int | None = None,
         before: Tensor | None = None,
+        place: Tensor | None = None,
         located: list[Tensor] | None = None,
     ) -> Tensor:
         """Run the network on frames x [b, f, c, h, w] at noise levels sigma [b, f] in [0, 1].
@@ -237,7 +239,8 @@ class Transformer(nn.Module):
             text: what `embed_text` returned.
             wanted: how many of the last frames to predict (default: all); the others are only attended to.
             before: [b, wanted, c, h, w], for each of these the frame before it, as far as it is known; only for models with motion compensation.
-            located: takes the places [b, wanted, 4] at which the network believes these frames to have been taken; only for models that recall.
+            place: [b, runs, 4], where the frame before each of as many runs of these frames was taken (`world_model.recall`); only for models that recall.
+            located: takes the places [b, wanted, 4] of these frames; only for models that recall.
 
         Returns:
             The clean frames predicted (x0), [b, wanted, c, h, w], float32.
@@ -271,11 +274,12 @@ class Transformer(nn.Module):
             assert before is not None, "a model with motion compensation needs the frames before"
             recalled = None
             if self.config.recall_width:
-                places = self.recall.locate(tokens, e)
+                assert actions is not None and place is not None, "a model that recalls needs actions and the place before"
+                with torch.no_grad():  # it learns from true places alone
+                    places = self.recall.follow(before, actions[:, -frames:], place)
+                    recalled = self.recall.paint(places)
                 if located is not None:
                     located.append(places)
-                with torch.no_grad():  # it learns views from true places alone
-                    recalled = self.recall.paint(places)
             x0 = x0 + self.motion(x, before, tokens, e, recalled)
         return x0
 

@@ -74,7 +74,7 @@ class Follower:
         """See the block that the student finished last; call it before each of the student's passes."""
         if student.clean is not None:
             own = self.window
-            own.clean, own.last, own.lived, own.start = student.clean, student.last, student.lived, student.start
+            own.clean, own.last, own.lived, own.start, own.place = student.clean, student.last, student.lived, student.start, student.place
             own._flush()
 
     def denoise(self, student: RollingWindow, noisy: Tensor, sigma: Tensor, made: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ The shipped worlds are all 128 x 96, and what fits such frames was found by meas
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from math import log, prod
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from world_model.training.autoencoder import AutoencoderRecipe
 from world_model.training.data import Clips
 from world_model.training.distill import DistillRecipe
 from world_model.training.judge import JudgeRecipe
+from world_model.training.recall import RecallRecipe
 from world_model.training.student import StudentRecipe
 
 TOKENS = 24  # per frame: what two cores attend to in time
@@ -39,6 +39,7 @@ class WorldRecipe:
     origin: Origin
     autoencoder: AutoencoderRecipe
     student: StudentRecipe
+    recall: RecallRecipe = RecallRecipe()
     teacher_steps: int = 0
     distill: DistillRecipe = DistillRecipe(steps=0)
     judge: JudgeRecipe = JudgeRecipe()
@@ -68,10 +69,15 @@ def choose_patch(sizes: AutoencoderConfig) -> tuple[int, int]:
     return min(patches, key=lambda patch: (abs(log(rows * columns / prod(patch) / TOKENS)) + 0.3 * abs(log(patch[1] / patch[0])), -patch[1]))
 
 
+def recalling(recipe: WorldRecipe) -> WorldRecipe:
+    """Return the recipe of a world with one map, of which it shall have a memory; not of one whose every session has another."""
+    return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=512)))
+
+
 TWO_LEVELS: Ladder = (1.0, 0.75)  # in these worlds nearer to the real game than three; the maze drifts more with two
 RECIPES: dict[str, Callable[[], WorldRecipe]] = {
-    "maze": partial(derive, SOURCES["maze"].origin),
-    "arena": lambda: replace(derive(SOURCES["arena"].origin), ladder=TWO_LEVELS),
+    "maze": lambda: recalling(derive(SOURCES["maze"].origin)),
+    "arena": lambda: recalling(replace(derive(SOURCES["arena"].origin), ladder=TWO_LEVELS)),
     "racing": lambda: replace(derive(SOURCES["racing"].origin), ladder=TWO_LEVELS, distill=DistillRecipe()),
 }
 

@@ -18,7 +18,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -26,13 +25,13 @@ from world_model.attention import attention, may_look, rotary_table, rotate
 from world_model.autoencoder import Autoencoder
 from world_model.context import ContextConfig
 from world_model.noise import AddressedNoise
-from world_model.recall import Recall
 from world_model.schedule import add_noise
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.training.autoencoder import encode_all
 from world_model.training.data import Clips
 from world_model.training.optimizer import MuonAdamW
 from world_model.training.ranks import average_gradients, count_ranks, is_first, normal_like, shard, share, wait_for_all, whole
+from world_model.training.recall import blur, blurred_places
 from world_model.training.rollout import Rollout, RolloutRecipe
 from world_model.training.run import Average, Run, Stateful, learning_rate
 from world_model.transformer import Transformer, TransformerConfig
@@ -45,7 +44,7 @@ class StudentRecipe:
     ``clip_windows`` full windows per clip carry loss; the past of ``past_noise_share`` of the clips is noised, by a standard deviation of up to
     ``past_noise``, and of as many blurred, by a share of up to ``past_blur``. In a share ``guessed_before`` of the steps frames ahead move guesses,
     windows whose action is a new one hold what was guessed under the old one, and of ``guessed_past`` of the clips the past of later windows is guessed,
-    too. A memory of places learns ``memory_batch`` frames a step. After the share ``rollout_from`` of the steps, every step corrects one tick of rollouts on
+    too. After the share ``rollout_from`` of the steps, every step corrects one tick of rollouts on
     the student's own history, and clips only every other. With ``shard`` every process keeps a part of the parameters.
     """
 
@@ -66,7 +65,6 @@ class StudentRecipe:
     level_jitter: float = 0.5
     short_share: float = 0.25
     flat_share: float = 0.2
-    memory_batch: int = 512
     rollout: RolloutRecipe = RolloutRecipe()
     rollout_from: float = 1.0
     shard: bool = False
@@ -207,18 +205,12 @@ class LatentClips:
         return np.concatenate([sinks[:, None] + np.arange(sink), first[:, None] + np.arange(sink, length)], 1)
 
 
-def blur(frames: Tensor, share: Tensor) -> Tensor:
-    """Mix latent frames [batch, frames, c, h, w] with their 3 x 3 means, by a share [batch]: what a picture made by regression has lost."""
-    smooth = F.avg_pool2d(frames.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(frames)
-    return torch.lerp(frames, smooth, share[:, None, None, None, None])
-
-
 def clip_loss(
     model: nn.Module, recipe: StudentRecipe, latents: Tensor, actions: Tensor, places: Tensor, layout: Layout, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, squared error of x0 per noisy frame [batch, frames], noise levels [batch, frames]) of one batch of clips, as `LatentClips.draw` gives them.
 
-    Where the network recalls, the squared error of the places that it takes the frames to be from is part of the loss.
+    Where the network recalls, it is told nearly where the frame before each window was taken, and sometimes not at all.
     """
     config: TransformerConfig = recipe.model
     batch, sink = count_ranks() * len(latents), layout.sink
@@ -231,12 +223,12 @@ def clip_loss(
     noisy = add_noise(target, normal_like(target), _wide(sigma))
     grid = (latents.shape[3] // config.patch_size[0], latents.shape[4] // config.patch_size[1])
     attend, windows = layout.attention(grid, config.head_width), (layout.count, layout.size)
-    located: list[Tensor] = []
+    place = blurred_places(places[:, sink + layout.offset - 1 : -1].unflatten(1, windows)[:, :, 0], rng, finest=-3.0, unknown=0.1)
 
     def denoise(known: Tensor, noisy: Tensor, sigma: Tensor, held: Tensor, before: Tensor) -> Tensor:
         x = torch.cat([latents[:, :sink], known[:, : -layout.size], noisy], 1)
         told = torch.cat([actions[:, :past], held.flatten(1, 2)], 1)
-        return model(x, torch.cat([torch.zeros(len(x), past), sigma], 1), attend, told, None, noisy.shape[1], before, located)
+        return model(x, torch.cat([torch.zeros(len(x), past), sigma], 1), attend, told, None, noisy.shape[1], before, place)
 
     lived = actions[:, sink + layout.offset - 1 : -1].unflatten(1, windows)[:, :, 0]  # the actions up to the frame before each window
     own = actions[:, sink + layout.offset :, -1].unflatten(1, windows)
@@ -258,16 +250,7 @@ def clip_loss(
     x0 = denoise(known, noisy, sigma, hold(lived, new, layout.size), before)
     errors = (x0 - target).square().mean((2, 3, 4))
     follows = (~differ(own, new[:, :, None])).cumprod(2).flatten(1)  # where the tape goes on with another action the truth is no answer
-    loss = (follows * errors / sigma.clamp(min=0.3)).mean()
-    if located:
-        loss = loss + (follows * (located[-1] - places[:, sink + layout.offset :]).square().sum(2)).mean()
-    return loss, errors.detach(), sigma
-
-
-def memory_loss(recall: Recall, clips: LatentClips, frames: int, rng: np.random.Generator) -> Tensor:
-    """Return the mean squared error of what is remembered of randomly drawn frames, by their true places."""
-    rows = torch.from_numpy(share(rng.integers(len(clips.latents), size=count_ranks() * frames)))
-    return (recall.paint(clips.places[rows]) - clips.latents[rows].float()).square().mean()
+    return (follows * errors / sigma.clamp(min=0.3)).mean(), errors.detach(), sigma
 
 
 def _wide(per_frame: Tensor) -> Tensor:
@@ -314,7 +297,6 @@ def train_student(
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average, "rollout": rollout}
     run = Run(out, stage, recipe.steps, parts)
     rollout_losses: list[float] = []
-    memory_losses: list[float] = []
     seen: list[tuple[float, np.ndarray, np.ndarray]] = []
     for step in run:
         rng = run.rng(step)
@@ -324,10 +306,6 @@ def train_student(
             latents, actions, places = (share(drawn) for drawn in train.draw(layout, recipe.batch, recipe.model.action_history, rng))
             with half_precision(recipe):
                 loss, errors, sigma = clip_loss(model, recipe, latents, actions, places, layout, rng)
-                if recipe.model.recall_width:
-                    remembered = memory_loss(model.recall, train, recipe.memory_batch, rng)
-                    memory_losses.append(remembered.item())
-                    loss = loss + remembered
             loss.backward()
             seen.append((loss.item(), errors.numpy().ravel(), sigma.numpy().ravel()))
         if rolls:
@@ -341,10 +319,8 @@ def train_student(
         average.update(model)
         if (step + 1) % 50 == 0:
             rolled = {"rollout": float(np.mean(rollout_losses)), "adversary": rollout.told} if rollout_losses else {}
-            remembers = {"memory": float(np.mean(memory_losses))} if memory_losses else {}
-            run.log(step + 1, loss=float(np.mean([s[0] for s in seen])), **by_level(seen, recipe.window.ladder), **remembers, **rolled)
+            run.log(step + 1, loss=float(np.mean([s[0] for s in seen])), **by_level(seen, recipe.window.ladder), **rolled)
             seen.clear()
-            memory_losses.clear()
             rollout_losses.clear()
         if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
             sample_strip(averaged(model, average), recipe, held_out, autoencoder, out / f"{stage}.png", rolling=stage == "student")

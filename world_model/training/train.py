@@ -21,12 +21,13 @@ from world_model.training.data import Clips, train_and_held_out
 from world_model.training.distill import distill
 from world_model.training.judge import train_judge
 from world_model.training.ranks import count_ranks, is_first, join_ranks, leave_ranks, wait_for_all
+from world_model.training.recall import train_recall
 from world_model.training.recipe import RECIPES, WorldRecipe, check, find_recipe
 from world_model.training.student import LatentClips, train_student
 from world_model.transformer import Transformer, TransformerConfig
 from world_model.world import World
 
-Stage = Literal["autoencoder", "teacher", "student", "distill", "judge", "all"]
+Stage = Literal["autoencoder", "recall", "teacher", "student", "distill", "judge", "all"]
 
 
 def run(
@@ -38,6 +39,7 @@ def run(
     world_file: Path | None = None,
     begin: str | None = None,
     autoencoder_steps: int | None = None,
+    recall_steps: int | None = None,
     teacher_steps: int | None = None,
     student_steps: int | None = None,
     distill_steps: int | None = None,
@@ -56,9 +58,11 @@ def run(
         raise WorldError(f"Say which world to train: one of {', '.join(RECIPES)}, or one from the sessions in --data DIR.")
     sessions = Path(data or Path("runs") / world / "data")
     recipe = find_recipe(world, sessions)
-    steps = {"autoencoder": autoencoder_steps, "student": student_steps, "distill": distill_steps, "judge": judge_steps}
+    steps = {"autoencoder": autoencoder_steps, "recall": recall_steps, "student": student_steps, "distill": distill_steps, "judge": judge_steps}
     recipe = replace(recipe, **{part: replace(getattr(recipe, part), steps=count) for part, count in steps.items() if count is not None})
     recipe = replace(recipe, student=replace(recipe.student, shard=shard), teacher_steps=recipe.teacher_steps if teacher_steps is None else teacher_steps)
+    if stage == "recall" and not recipe.student.model.recall_width:
+        raise WorldError(f"{recipe.origin.name} has no memory of places, so there is nothing to learn for it.")
     if stage == "teacher" and not recipe.teacher_steps:
         raise WorldError(f"{recipe.origin.name} has one network as teacher and student; for a teacher of its own say how long to train it: --teacher-steps.")
     name = recipe.origin.name
@@ -82,6 +86,9 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     wait_for_all()
     train, held_out = train_and_held_out(data)
     check(recipe, train, held_out)
+    if recipe.student.model.recall_width and not train.knows_states:
+        print("These sessions do not tell where they were played; the world is made without a memory of places.")
+        recipe = replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=0)))
     judge = None
     if stage in ("judge", "all"):
         judge = train_judge(recipe.judge, train, held_out, out)
@@ -96,6 +103,14 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     latents = LatentClips.encode(train, autoencoder, out / "latents_train.pt")
     held_out_latents = LatentClips.encode(held_out, autoencoder, out / "latents_held_out.pt")
     begin_weights, teacher = adopt(given, recipe) if given else None, None
+    if recipe.student.model.recall_width:
+        torch.manual_seed(0)
+        fresh = Transformer(recipe.student.model)
+        fresh.load_state_dict(begin_weights or fresh.state_dict())
+        train_recall(recipe.recall, fresh.recall, latents, recipe.student.model.action_history, out)
+        begin_weights = fresh.state_dict()
+    if stage == "recall":
+        return
     if recipe.teacher_steps:
         teaching = replace(recipe.student, steps=recipe.teacher_steps)
         teacher = train_student(teaching, latents, held_out_latents, autoencoder, out, begin_weights, stage="teacher")
@@ -120,12 +135,14 @@ def adopt(given: World, recipe: WorldRecipe) -> dict[str, torch.Tensor]:
     nothing = torch.zeros(model.dim, model.action_history)
     columns = torch.stack([known.get(name, nothing) for name in recipe.origin.action_names], 2)
     weights["action_embedding.0.weight"] = columns.flatten(1)
+    fitting = {}
     for name, fresh in Transformer(model).state_dict().items():
-        if name not in weights:
-            weights[name] = fresh
-        elif weights[name].shape != fresh.shape:
-            weights[name] = F.pad(weights[name], (0, 0, 0, 0, 0, fresh.shape[1] - weights[name].shape[1]))  # more channels for a convolution to look at
-    return weights
+        weight = weights.get(name, fresh)
+        if weight.shape != fresh.shape:  # a convolution with more channels, or fewer
+            wider = zip(reversed(fresh.shape), reversed(weight.shape), strict=True)
+            weight = F.pad(weight, [n for new, had in wider for n in (0, new - had)])
+        fitting[name] = weight
+    return fitting
 
 
 def _without_extras(config: TransformerConfig) -> TransformerConfig:

@@ -1,0 +1,93 @@
+"""A world that recalls: it follows where it is, tick by tick, and its place belongs to its state."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import make_world
+
+from world_model.recall import NUM_FEATURES, Recall, features
+from world_model.state import StateError
+from world_model.world import World
+
+TAPE = [["forward"], ["forward", "turn_left"], [], ["turn_right"], ["turn_right"]] * 3
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    path = tmp_path_factory.mktemp("recall") / "tiny.safetensors"
+    make_world(recall_width=16).save(path)
+    return World.load(path, "cpu", torch.float32)
+
+
+@torch.no_grad()
+def test_a_heading_is_the_same_after_a_full_turn() -> None:
+    angle = torch.tensor([0.3, 0.3 + 2 * math.pi, 0.4])
+    waves = features(torch.stack([torch.full((3,), 0.2), torch.full((3,), 0.7), angle.cos(), angle.sin()], 1))
+    assert waves.shape == (3, NUM_FEATURES)
+    assert torch.allclose(waves[0], waves[1], atol=1e-4) and not torch.allclose(waves[0], waves[2], atol=1e-2)
+
+
+@torch.no_grad()
+def test_runs_are_followed_each_from_its_own_place_and_one_frame_after_the_other() -> None:
+    torch.manual_seed(0)
+    recall = Recall((4, 8, 8), 6, 16, 1)
+    before, actions, place = torch.randn(2, 6, 4, 8, 8), torch.rand(2, 6, 2, 3), torch.tensor([[0.1, 0.2, 0.6, 0.8], [0.0, 0.0, 0.0, 0.0]]).expand(2, -1, -1)
+    together = recall.follow(before, actions, place)
+    for run in (0, 1):
+        follows = place[:, run : run + 1]
+        for frame in range(3 * run, 3 * run + 3):
+            follows = recall.follow(before[:, frame : frame + 1], actions[:, frame : frame + 1], follows)
+            assert torch.allclose(together[:, frame : frame + 1], follows, atol=1e-5)
+    assert recall.paint(together).shape == before.shape
+
+
+def test_a_place_far_from_the_map_leads_nowhere_farther() -> None:
+    recall = Recall((4, 8, 8), 6, 16, 1)
+    place = torch.full((1, 1, 4), 1e6)
+    with torch.no_grad():
+        followed = recall.follow(torch.zeros(1, 1, 4, 8, 8), torch.zeros(1, 1, 2, 3), place)
+    assert float(followed.abs().max()) < 10
+
+
+def test_a_stream_knows_its_place_and_says_so_in_its_state(world: World, tmp_path: Path) -> None:
+    here = world.stream(7)
+    assert bool(here.window.place.any()), "it has looked at its start clip"
+    for action in TAPE:
+        before = here.window.place
+        here.tick(action)
+        assert not torch.equal(before, here.window.place)
+    here.save(tmp_path / "state.safetensors")
+    saved = here.snapshot()
+    onwards = [here.tick(action) for action in TAPE]
+    here.restore(saved)
+    there = world.stream(3, 1)
+    there.restore(there.load(tmp_path / "state.safetensors"))
+    for stream in (here, there):
+        assert all(np.array_equal(stream.tick(action), frame) for action, frame in zip(TAPE, onwards, strict=True))
+
+
+def test_streams_of_a_batch_have_places_of_their_own(world: World) -> None:
+    batch, alone = world.stream([1, 2], [0, 2]), world.stream(2, 2)
+    for action in TAPE[:6]:
+        frames = batch.tick([[], action])
+        assert np.abs(frames[1].astype(int) - alone.tick(action)).max() <= 1
+    assert torch.allclose(batch.window.place[1:], alone.window.place, atol=1e-3)
+
+
+def test_a_single_picture_is_a_place_unknown(world: World) -> None:
+    stream = world.stream(0, np.zeros((32, 32, 3), np.uint8))
+    assert not stream.window.place.any()
+    stream.tick([])
+    assert stream.window.place.any()
+
+
+def test_a_state_with_a_place_is_not_for_a_world_without_one(world: World, tiny_world: World, tmp_path: Path) -> None:
+    stream = world.stream(0)
+    stream.tick([])
+    stream.save(tmp_path / "state.safetensors")
+    other = tiny_world.stream(0)
+    with pytest.raises(StateError, match="place"):
+        other.load(tmp_path / "state.safetensors")
