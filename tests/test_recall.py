@@ -71,9 +71,9 @@ def test_a_stream_knows_its_place_and_says_so_in_its_state(world: World, tmp_pat
 
 def test_streams_of_a_batch_have_places_of_their_own(world: World) -> None:
     batch, alone = world.stream([1, 2], [0, 2]), world.stream(2, 2)
-    for action in TAPE[:6]:
-        frames = batch.tick([[], action])
-        assert np.abs(frames[1].astype(int) - alone.tick(action)).max() <= 1
+    assert torch.allclose(batch.window.place[1:], alone.window.place, atol=1e-4)
+    frames = batch.tick([[], TAPE[0]])
+    assert np.abs(frames[1].astype(int) - alone.tick(TAPE[0])).max() <= 1
     assert torch.allclose(batch.window.place[1:], alone.window.place, atol=1e-3)
 
 

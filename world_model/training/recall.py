@@ -36,8 +36,8 @@ class RecallRecipe:
     memory_batch: int = 512
     noise: float = 0.2
     blur: float = 1.0
-    muon_rate: float = 0.02
-    adam_rate: float = 1.5e-3
+    muon_rate: float = 0.005
+    adam_rate: float = 1e-3
 
 
 def memory_loss(recall: Recall, clips: "LatentClips", frames: int, rng: np.random.Generator) -> Tensor:

@@ -31,9 +31,9 @@ LARGE = 160 * 120  # pixels from which on latents are at stride 8 instead of 4
 class WorldRecipe:
     """How to make one world, stage by stage.
 
-    A world plays with the levels of ``ladder``, fewer than it was trained with: three look like five, tick in two thirds of the time and leave less
-    speculation to unmake. ``rollback`` is its depth by default. No steps of distillation are made unless they are asked for: it made the race track better
-    and, at rates that were too high, the maze worse. Nor is a teacher of its own: the student learns to be one, too, in a fifth of its clips.
+    A world plays with the levels of ``ladder``, fewer than it was trained with: two look like three, tick faster and leave less speculation to unmake.
+    ``rollback`` is its depth by default. No steps of distillation are made unless they are asked for: it made the race track better and, at rates that were
+    too high, the maze worse. Nor is a teacher of its own: the student learns to be one, too, in a fifth of its clips.
     """
 
     origin: Origin
@@ -44,7 +44,7 @@ class WorldRecipe:
     distill: DistillRecipe = DistillRecipe(steps=0)
     judge: JudgeRecipe = JudgeRecipe()
     num_starts: int = 24
-    ladder: Ladder = (1.0, 0.75, 0.3)
+    ladder: Ladder = (1.0, 0.75)
     rollback: int = 1
 
 
@@ -74,11 +74,10 @@ def recalling(recipe: WorldRecipe) -> WorldRecipe:
     return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=512)))
 
 
-TWO_LEVELS: Ladder = (1.0, 0.75)  # in these worlds nearer to the real game than three; the maze drifts more with two
 RECIPES: dict[str, Callable[[], WorldRecipe]] = {
     "maze": lambda: recalling(derive(SOURCES["maze"].origin)),
-    "arena": lambda: recalling(replace(derive(SOURCES["arena"].origin), ladder=TWO_LEVELS)),
-    "racing": lambda: replace(derive(SOURCES["racing"].origin), ladder=TWO_LEVELS, distill=DistillRecipe()),
+    "arena": lambda: recalling(derive(SOURCES["arena"].origin)),
+    "racing": lambda: replace(derive(SOURCES["racing"].origin), distill=DistillRecipe()),
 }
 
 

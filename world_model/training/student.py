@@ -51,10 +51,10 @@ class StudentRecipe:
     model: TransformerConfig = TransformerConfig(
         dim=256, ffn_dim=1024, in_channels=4, patch_size=(4, 8), places=(6, 4), motion_channels=64, motion_blocks=4, num_actions=5, action_history=8
     )
-    window: WindowConfig = WindowConfig((1.0, 0.9, 0.75, 0.5, 0.25), context=ContextConfig(sink=2, cache=17, attention=21))
+    window: WindowConfig = WindowConfig((1.0, 0.75, 0.3), context=ContextConfig(sink=2, cache=17, attention=21))
     steps: int = 5000
     batch: int = 4
-    clip_windows: int = 3
+    clip_windows: int = 5
     muon_rate: float = 0.01
     adam_rate: float = 1e-3
     past_noise: float = 0.1
@@ -63,7 +63,7 @@ class StudentRecipe:
     guessed_before: float = 0.75
     guessed_past: float = 0.3
     level_jitter: float = 0.5
-    short_share: float = 0.25
+    short_share: float = 0.4
     flat_share: float = 0.2
     rollout: RolloutRecipe = RolloutRecipe()
     rollout_from: float = 1.0
