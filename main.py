@@ -267,7 +267,7 @@ class Train:
     autoencoder_steps: int | None = None
     """Steps of the first stage, if not as many as the world's recipe says."""
     recall_steps: int | None = None
-    """How many of a memory of places, for a world with one map."""
+    """Steps of the memory of places, likewise; only for worlds that have one."""
     teacher_steps: int | None = None
     """Steps of the second stage, likewise; with none the student is its own teacher."""
     student_steps: int | None = None

@@ -5,6 +5,7 @@ as a tick's decide at the first start, in a few hundredths of a second. The answ
 always plays with the same numbers: pictures depend on them.
 """
 
+import contextlib
 import os
 import time
 from typing import Literal
@@ -36,12 +37,10 @@ def fastest() -> torch.dtype:
         seconds = {dtype: time_products(dtype) for dtype in (torch.float32, torch.bfloat16)}
         known[key] = "bfloat16" if seconds[torch.bfloat16] < seconds[torch.float32] else "float32"
         temporary = path.with_suffix(f".{os.getpid()}.part")
-        try:
+        with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(msgspec.json.format(msgspec.json.encode(known)))
             os.replace(temporary, path)
-        except OSError:
-            pass
     return torch.bfloat16 if known[key] == "bfloat16" else torch.float32
 
 

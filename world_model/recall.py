@@ -36,13 +36,13 @@ class Recall(nn.Module):
         super().__init__()
         self.shape, self.width = shape, width
         sizes = (shape[0], looks, 2 * looks, 4 * looks, 4 * looks)
-        height, width_left = shape[1:]
+        rows, columns = shape[1:]
         self.look = nn.ModuleList([nn.Conv2d(sizes[0], sizes[1], 3, padding=1)])
         for inputs, outputs in pairwise(sizes[1:]):
-            stride = 2 if min(height, width_left) >= 4 else 1
+            stride = 2 if min(rows, columns) >= 4 else 1
             self.look.append(nn.Conv2d(inputs, outputs, 3, stride, 1))
-            height, width_left = -(-height // stride), -(-width_left // stride)
-        self.seen = nn.Linear(sizes[-1] * height * width_left, width)
+            rows, columns = -(-rows // stride), -(-columns // stride)
+        self.seen = nn.Linear(sizes[-1] * rows * columns, width)
         self.told, self.was = nn.Linear(told, width), nn.Linear(NUM_FEATURES + 3, width)
         self.settle = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
         self.enter = nn.Linear(NUM_FEATURES, width)

@@ -90,18 +90,17 @@ class RollingWindow:
         size, config = self.config.block_frames, self.config.context
         blocks = [(latents[:, first : first + size], actions[:, first : first + size]) for first in range(0, latents.shape[1], size)]
         together = list(takewhile(lambda block: config.before_clean(block) == list(range(block)), range(len(blocks) - 1)))
+        told = histories(torch.cat([self.lived, actions], 1), self.model.config.action_history)[:, -actions.shape[1] :]
         if together:
             x = latents[:, : len(together) * size]
-            told = histories(torch.cat([self.lived, actions[:, : x.shape[1]]], 1), self.model.config.action_history)[:, -x.shape[1] :]
             attend = PastAttention(self.cache, len(together), self.grid, size)
-            self.model(x, x.new_zeros(x.shape[:2]), attend, told if self.model.config.num_actions else None, self.text, 0, x[:, :0])
-        lived = histories(torch.cat([self.lived, actions], 1), self.model.config.action_history)[:, -actions.shape[1] :]
+            self.model(x, x.new_zeros(x.shape[:2]), attend, told[:, : x.shape[1]] if self.model.config.num_actions else None, self.text, 0, x[:, :0])
         for number, block in enumerate(blocks):
             if number > len(together):
                 self._flush()
             self._finish(*block)
         if self.model.config.recall_width and latents.shape[1] > 1:
-            self.place = self.model.recall.follow(latents[:, :-1], lived[:, 1:], self.place)[:, -1:]
+            self.place = self.model.recall.follow(latents[:, :-1], told[:, 1:], self.place)[:, -1:]
 
     def advance(self, action: Tensor | None, *, append: bool = True, late: bool = True) -> Tensor | None:
         """Make one pass; return the block that it finished [b, block frames, c, h, w], or None while the window fills up.
@@ -220,5 +219,5 @@ class RollingWindow:
 
 
 def histories(actions: Tensor, length: int) -> Tensor:
-    """Return for each frame, from the `length`-th on, its action and those before it: [b, frames, n] to [b, frames - length + 1, length, n]."""
-    return actions.unfold(1, length, 1).transpose(2, 3)
+    """Return for each frame, from the `length`-th on, its action and those before it: [..., frames, n] to [..., frames - length + 1, length, n]."""
+    return actions.unfold(-2, length, 1).transpose(-1, -2)

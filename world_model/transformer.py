@@ -275,7 +275,7 @@ class Transformer(nn.Module):
             recalled = None
             if self.config.recall_width:
                 assert actions is not None and place is not None, "a model that recalls needs actions and the place before"
-                with torch.no_grad():  # it learns from true places alone
+                with torch.no_grad():  # it has learnt before, in a stage of its own
                     places = self.recall.follow(before, actions[:, -frames:], place)
                     recalled = self.recall.paint(places)
                 if located is not None:

@@ -1,10 +1,9 @@
 """Before the student, for worlds that recall: learn the map.
 
-The memory learns every recorded frame by its true place, and to follow places: from nearly the place before (or without it), a frame that is a little worn,
-and the actions. Both on single frames drawn from everywhere, which is what makes it fast: minutes where a student takes hours to learn any of it.
+The memory learns every recorded frame by its place, as nearly as a place can be followed; and to follow places for some frames, from nearly the true one (or
+none), worn frames and the actions. Neither needs the transformer, which is what makes it fast: minutes, where a student takes hours to learn any of it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,10 +76,8 @@ def blur(frames: Tensor, share: Tensor) -> Tensor:
     return torch.lerp(frames, smooth, share[:, None, None, None, None])
 
 
-def train_recall(recipe: RecallRecipe, recall: Recall, train: "LatentClips", history: int, out: Path, begin: Mapping[str, Tensor] | None = None) -> Recall:
+def train_recall(recipe: RecallRecipe, recall: Recall, train: "LatentClips", history: int, out: Path) -> Recall:
     """Train, resume or just load the memory in `out`; return it."""
-    if begin is not None:
-        recall.load_state_dict(begin)
     optimizer = MuonAdamW(recall, recipe.muon_rate, recipe.adam_rate)
     run = Run(out, "recall", recipe.steps, {"recall": recall, "optimizer": optimizer})
     seen: dict[str, list[float]] = {"memory": [], "place": []}

@@ -26,7 +26,7 @@ from world_model.autoencoder import Autoencoder
 from world_model.context import ContextConfig
 from world_model.noise import AddressedNoise
 from world_model.schedule import add_noise
-from world_model.stream import RollingWindow, WindowConfig
+from world_model.stream import RollingWindow, WindowConfig, histories
 from world_model.training.autoencoder import encode_all
 from world_model.training.data import Clips
 from world_model.training.optimizer import MuonAdamW
@@ -44,8 +44,8 @@ class StudentRecipe:
     ``clip_windows`` full windows per clip carry loss; the past of ``past_noise_share`` of the clips is noised, by a standard deviation of up to
     ``past_noise``, and of as many blurred, by a share of up to ``past_blur``. In a share ``guessed_before`` of the steps frames ahead move guesses,
     windows whose action is a new one hold what was guessed under the old one, and of ``guessed_past`` of the clips the past of later windows is guessed,
-    too. After the share ``rollout_from`` of the steps, every step corrects one tick of rollouts on
-    the student's own history, and clips only every other. With ``shard`` every process keeps a part of the parameters.
+    too. After the share ``rollout_from`` of the steps, every step corrects one tick of rollouts on the student's own history, and clips only every other.
+    With ``shard`` every process keeps a part of the parameters.
     """
 
     model: TransformerConfig = TransformerConfig(
@@ -260,7 +260,7 @@ def _wide(per_frame: Tensor) -> Tensor:
 def hold(lived: Tensor, action: Tensor, frames: int) -> Tensor:
     """Return what frames are told that come after the actions `lived` [..., history, n] under a held action [..., n]: [..., frames, history, n]."""
     held = action[..., None, :].expand(*action.shape[:-1], frames, -1)
-    return torch.cat([lived, held], -2).unfold(-2, lived.shape[-2], 1)[..., 1:, :, :].transpose(-1, -2)
+    return histories(torch.cat([lived, held], -2), lived.shape[-2])[..., 1:, :, :]
 
 
 def differ(a: Tensor, b: Tensor) -> Tensor:

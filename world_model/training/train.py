@@ -22,7 +22,7 @@ from world_model.training.distill import distill
 from world_model.training.judge import train_judge
 from world_model.training.ranks import count_ranks, is_first, join_ranks, leave_ranks, wait_for_all
 from world_model.training.recall import train_recall
-from world_model.training.recipe import RECIPES, WorldRecipe, check, find_recipe
+from world_model.training.recipe import RECIPES, WorldRecipe, check, find_recipe, recalling
 from world_model.training.student import LatentClips, train_student
 from world_model.transformer import Transformer, TransformerConfig
 from world_model.world import World
@@ -88,7 +88,7 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     check(recipe, train, held_out)
     if recipe.student.model.recall_width and not train.knows_states:
         print("These sessions do not tell where they were played; the world is made without a memory of places.")
-        recipe = replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=0)))
+        recipe = recalling(recipe, 0)
     judge = None
     if stage in ("judge", "all"):
         judge = train_judge(recipe.judge, train, held_out, out)
@@ -106,7 +106,8 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     if recipe.student.model.recall_width:
         torch.manual_seed(0)
         fresh = Transformer(recipe.student.model)
-        fresh.load_state_dict(begin_weights or fresh.state_dict())
+        if begin_weights:
+            fresh.load_state_dict(begin_weights)
         train_recall(recipe.recall, fresh.recall, latents, recipe.student.model.action_history, out)
         begin_weights = fresh.state_dict()
     if stage == "recall":
