@@ -121,7 +121,8 @@ def test_two_ranks_train_as_one(clips: Clips, latents: LatentClips, autoencoder:
     (tmp_path / "sessions").symlink_to(clips.folder)
     torch.save(autoencoder.state_dict(), tmp_path / "autoencoder.pt")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(Path(__file__).parent / "rank.py"), str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True, timeout=58)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=58)
+    assert ended.returncode == 0, ended.stderr[-4000:]
     together = torch.load(tmp_path / "student.pt", weights_only=True)
     apart = {}
     for name, batch in (("whole batch", STUDENT.batch), ("half of it", STUDENT.batch // 2)):
