@@ -210,7 +210,7 @@ def test_the_student_learns_what_the_actions_do(taught: Transformer, latents: La
         with torch.no_grad():
             losses = [clip_loss(model, TAUGHT, *data.draw(layout, 16, TAUGHT.model.action_history, rng), layout, rng)[1].mean().item() for _ in range(4)]
         errors.append(float(np.mean(losses)))
-    assert errors[0] < 0.9 * errors[1], errors
+    assert errors[0] < 0.95 * errors[1], errors
 
 
 DISTILL = DistillRecipe(batch=4, past=6, shortest=3, longest=8, steps=4, critic_steps=2, known=2)
@@ -306,7 +306,7 @@ def test_a_window_whose_action_is_new_holds_what_was_guessed_under_the_old_one(l
     assert torch.allclose(loss, (weights * errors).mean())
 
 
-RECALLING = replace(STUDENT, model=replace(STUDENT.model, recall_width=64, recall_blocks=1))
+RECALLING = replace(STUDENT, model=replace(STUDENT.model, recall_width=64, recall_blocks=1, follow_width=64))
 
 
 def test_a_memory_learns_what_is_seen_from_where_and_where_it_is(latents: LatentClips, tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_student_recalls_and_does_not_change_its_memory(latents: LatentClips) 
 
 def test_weights_without_a_memory_begin_one_that_changes_nothing_yet() -> None:
     given, recipe = World.load("racing", "cpu", torch.float32), RECIPES["racing"]()
-    recalls = replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=32, recall_blocks=1)))
+    recalls = replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=32, recall_blocks=1, follow_width=32)))
     model = Transformer(recalls.student.model)
     model.load_state_dict(adopt(given, recalls))
     worlds = [given, World(given.card, given.autoencoder, model.eval(), given.window, given.starts)]

@@ -20,7 +20,7 @@ def make_world(block_frames: int = 1, seed: int = 0, recall_width: int = 0) -> W
     transformer = Transformer(
         TransformerConfig(
             dim=48, ffn_dim=96, num_heads=2, num_layers=2, in_channels=8, patch_size=(1, 2), freq_dim=32, num_actions=3,
-            places=(4, 2), motion_channels=16, motion_blocks=1, recall_width=recall_width, recall_blocks=1,
+            places=(4, 2), motion_channels=16, motion_blocks=1, recall_width=recall_width, recall_blocks=1, follow_width=16,
         )
     )  # fmt: skip
     window = WindowConfig(ladder=(1.0, 0.8, 0.5, 0.25), block_frames=block_frames, context=ContextConfig(sink=2, cache=6, attention=9))

@@ -42,7 +42,7 @@ def faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderC
     """Yield what is wrong with a card's ranges and with how its parts fit together; each test relies on those before it."""
     sizes: tuple[int, ...] = (
         transformer.dim, transformer.ffn_dim, transformer.num_heads, transformer.num_layers, transformer.in_channels, *transformer.patch_size,
-        transformer.freq_dim, max(1, transformer.motion_channels), max(1, transformer.recall_width),
+        transformer.freq_dim, max(1, transformer.motion_channels), max(1, transformer.recall_width), transformer.follow_width,
     )  # fmt: skip
     game = transformer if isinstance(transformer, MatrixGameConfig) else None
     depths: tuple[int, ...] = (transformer.num_layers, transformer.motion_blocks, transformer.recall_blocks)
@@ -63,6 +63,8 @@ def faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderC
         yield "action_history must lie between 1 and 256"
     if transformer.motion_channels < 0 or transformer.recall_width < 0:
         yield "motion_channels and recall_width must not be negative"
+    if not 1 <= transformer.field_of_view <= 170:
+        yield "the field of view must lie between 1 and 170 degrees"
     if transformer.recall_width and not (transformer.motion_channels and transformer.places):
         yield "a memory of places needs places and motion"
     if transformer.num_actions != len(card.actions):

@@ -100,7 +100,7 @@ class RollingWindow:
                 self._flush()
             self._finish(*block)
         if self.model.config.recall_width and latents.shape[1] > 1:
-            self.place = self.model.recall.follow(latents[:, :-1], told[:, 1:], self.place)[:, -1:]
+            self.place = self.model.recall.follow(latents[:, :-1], told[:, 1:], self.place)[0][:, -1:]
 
     def advance(self, action: Tensor | None, *, append: bool = True, late: bool = True) -> Tensor | None:
         """Make one pass; return the block that it finished [b, block frames, c, h, w], or None while the window fills up.

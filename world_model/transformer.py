@@ -35,7 +35,8 @@ class TransformerConfig:
     ``places``, if not None, is the (rows, columns) of tokens in a frame and gives each place a learned embedding: floors are below and walking zooms
     about the middle, which relative positions alone do not tell. ``motion_channels``, if not 0, is the width of motion compensation
     (`world_model.motion`, with ``motion_blocks`` residual pairs), whose prediction is added to the head's; ``recall_width``, if not 0, that of the memory of
-    places which it is given (`world_model.recall`, with ``recall_blocks``). The published checkpoints have none of these.
+    places which it is given (`world_model.recall`, with ``recall_blocks``, for pictures of a horizontal ``field_of_view`` in degrees), and ``follow_width``
+    that of the network which follows places. The published checkpoints have none of these.
     Every frame is told the last ``action_history`` actions up to its own: bodies have inertia, and a game may turn more slowly at first.
     """
 
@@ -51,6 +52,8 @@ class TransformerConfig:
     motion_blocks: int = 3
     recall_width: int = 0
     recall_blocks: int = 4
+    follow_width: int = 512
+    field_of_view: float = 90.0
     num_actions: int = 0
     action_history: int = 1
     text_dim: int = 0
@@ -200,7 +203,7 @@ class Transformer(nn.Module):
             assert config.places is not None, "a memory of places needs frames of one size"
             height, width = (places * patch for places, patch in zip(config.places, config.patch_size, strict=True))
             shape, told = (config.in_channels, height, width), config.action_history * config.num_actions
-            self.recall = Recall(shape, told, config.recall_width, config.recall_blocks)
+            self.recall = Recall(shape, told, config.recall_width, config.recall_blocks, config.follow_width, config.field_of_view)
         if config.text_dim:
             self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
@@ -276,8 +279,7 @@ class Transformer(nn.Module):
             if self.config.recall_width:
                 assert actions is not None and place is not None, "a model that recalls needs actions and the place before"
                 with torch.no_grad():  # it has learnt before, in a stage of its own
-                    places = self.recall.follow(before, actions[:, -frames:], place)
-                    recalled = self.recall.paint(places)
+                    places, recalled = self.recall.follow(before, actions[:, -frames:], place)
                 if located is not None:
                     located.append(places)
             x0 = x0 + self.motion(x, before, tokens, e, recalled)

@@ -2,6 +2,7 @@
 
 The memory learns every recorded frame by its place, as nearly as a place can be followed; and to follow places for some frames, from nearly the true one (or
 none), worn frames and the actions. Neither needs the transformer, which is what makes it fast: minutes, where a student takes hours to learn any of it.
+Places are corrected by their distance, not by its square: of the square, players who do not know where they are would take all.
 """
 
 from dataclasses import dataclass
@@ -22,41 +23,48 @@ if TYPE_CHECKING:
     from world_model.training.student import LatentClips
 
 
+FLOOR = 1e-5  # of a squared distance: nearer than its root no place needs to be
+
+
 @dataclass(frozen=True)
 class RecallRecipe:
     """How to learn a map.
 
-    A step follows ``batch`` players for ``frames`` frames, noised and blurred by up to ``noise`` and ``blur``, and remembers ``memory_batch`` views.
+    A step follows ``batch`` players for ``frames`` frames, noised and blurred by up to ``noise`` and ``blur`` and mixed with up to a share ``remembered``
+    of what is remembered from there, as pictures in play are; and it remembers ``memory_batch`` views.
     """
 
     steps: int = 4000
-    batch: int = 24
+    batch: int = 32
     frames: int = 12
-    memory_batch: int = 512
+    memory_batch: int = 128
     noise: float = 0.2
     blur: float = 1.0
-    muon_rate: float = 0.005
+    remembered: float = 0.8
+    muon_rate: float = 0.02
     adam_rate: float = 1e-3
 
 
 def memory_loss(recall: Recall, clips: "LatentClips", frames: int, rng: np.random.Generator) -> Tensor:
     """Return the mean squared error of what is remembered of randomly drawn frames, by places as near to the true ones as they can be followed."""
     rows = torch.from_numpy(share(rng.integers(len(clips.latents), size=count_ranks() * frames)))
-    places = blurred_places(clips.places[rows], rng, finest=-3.0, coarsest=-1.6)
+    places = blurred_places(clips.places[rows], rng, finest=-3.5, coarsest=-2.4)
     return (recall.paint(places) - clips.latents[rows].float()).square().mean()
 
 
 def follow_loss(recall: Recall, clips: "LatentClips", recipe: RecallRecipe, history: int, rng: np.random.Generator) -> Tensor:
-    """Return the mean squared error of places that are followed from nearly the true one, or from none."""
+    """Return the mean distance of places, and of headings, that are followed from nearly the true one, or from none."""
     starts, batch = clips.clips.starts(recipe.frames + 1), count_ranks() * recipe.batch
     rows = share(starts[rng.integers(len(starts), size=batch)])[:, None] + np.arange(recipe.frames + 1)
     before, places = clips.latents[torch.from_numpy(rows[:, :-1])].float(), clips.places[torch.from_numpy(rows)]
-    worn = torch.from_numpy(share(rng.random((batch, 2)))).float()
+    worn = torch.from_numpy(share(rng.random((batch, 3)))).float()
+    before = torch.lerp(before, recall.remember(places[:, :-1]), recipe.remembered * worn[:, 2, None, None, None, None])
     before = blur(before, recipe.blur * worn[:, 0])
     before = before + recipe.noise * worn[:, 1, None, None, None, None] * normal_like(before)
-    place = blurred_places(places[:, :1], rng, finest=-3.0, unknown=0.3)
+    place = blurred_places(places[:, :1], rng, finest=-3.5, unknown=0.25)
     actions = torch.from_numpy(clips.clips.histories(rows[:, 1:], history))
-    return (recall.follow(before, actions, place) - places[:, 1:]).square().sum(2).mean()
+    position, heading = (recall.follow(before, actions, place)[0] - places[:, 1:]).square().unflatten(2, (2, 2)).sum(3).unbind(2)
+    return ((4 * position + FLOOR).sqrt() + (heading + FLOOR).sqrt()).mean()
 
 
 def blurred_places(places: Tensor, rng: np.random.Generator, *, finest: float, coarsest: float = -1.0, unknown: float = 0.0) -> Tensor:

@@ -223,7 +223,8 @@ def clip_loss(
     noisy = add_noise(target, normal_like(target), _wide(sigma))
     grid = (latents.shape[3] // config.patch_size[0], latents.shape[4] // config.patch_size[1])
     attend, windows = layout.attention(grid, config.head_width), (layout.count, layout.size)
-    place = blurred_places(places[:, sink + layout.offset - 1 : -1].unflatten(1, windows)[:, :, 0], rng, finest=-3.0, unknown=0.1)
+    place = places[:, sink + layout.offset - 1 : -1].unflatten(1, windows)[:, :, 0]
+    place = blurred_places(place, rng, finest=-3.5, coarsest=-1.8, unknown=0.05) if config.recall_width else None
 
     def denoise(known: Tensor, noisy: Tensor, sigma: Tensor, held: Tensor, before: Tensor) -> Tensor:
         x = torch.cat([latents[:, :sink], known[:, : -layout.size], noisy], 1)
