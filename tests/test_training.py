@@ -210,7 +210,7 @@ def test_the_student_learns_what_the_actions_do(taught: Transformer, latents: La
         with torch.no_grad():
             losses = [clip_loss(model, TAUGHT, *data.draw(layout, 16, TAUGHT.model.action_history, rng), layout, rng)[1].mean().item() for _ in range(4)]
         errors.append(float(np.mean(losses)))
-    assert errors[0] < 0.95 * errors[1], errors
+    assert errors[0] < 0.9 * errors[1], errors
 
 
 DISTILL = DistillRecipe(batch=4, past=6, shortest=3, longest=8, steps=4, critic_steps=2, known=2)

@@ -224,7 +224,7 @@ def clip_loss(
     grid = (latents.shape[3] // config.patch_size[0], latents.shape[4] // config.patch_size[1])
     attend, windows = layout.attention(grid, config.head_width), (layout.count, layout.size)
     place = places[:, sink + layout.offset - 1 : -1].unflatten(1, windows)[:, :, 0]
-    place = blurred_places(place, rng, finest=-3.5, coarsest=-1.8, unknown=0.05) if config.recall_width else None
+    place = blurred_places(place, rng, finest=-3.5, coarsest=-1.8, unknown=0.05)
 
     def denoise(known: Tensor, noisy: Tensor, sigma: Tensor, held: Tensor, before: Tensor) -> Tensor:
         x = torch.cat([latents[:, :sink], known[:, : -layout.size], noisy], 1)
