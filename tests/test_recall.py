@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import make_world
+from torch import Tensor
 
 from world_model.recall import NUM_FEATURES, NUM_RAY_FEATURES, Recall, features, rays, reckon
 from world_model.state import StateError
@@ -95,6 +96,22 @@ def test_streams_of_a_batch_have_places_of_their_own(world: World) -> None:
     assert np.abs(frames[1].astype(int) - alone.tick(TAPE[0])).mean() <= 1  # these weights are random, and make much of a last digit
     assert torch.allclose(batch.window.place[1:], alone.window.place, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(batch.window.place[:1], alone.window.place, rtol=0.1, atol=0.1)
+
+
+def test_the_passes_of_a_rollback_seek_the_first_place_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = world.stream(7)
+    sought: list[int] = []
+    follow = world.transformer.recall.follow
+
+    def counting(before: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        sought.append(before.shape[1])
+        return follow(before, *rest)
+
+    monkeypatch.setattr(world.transformer.recall, "follow", counting)
+    for action, passes in ((["forward"], [1, 1, 2, 3]), (["forward"], [1, 3]), (["turn_left"], [1, 1, 2, 3])):
+        sought.clear()
+        stream.tick(action, rollback=3)
+        assert sought == passes, "the first frame, then in every pass those ahead of it"
 
 
 def test_a_single_picture_is_a_place_unknown(world: World) -> None:

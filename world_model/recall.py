@@ -60,17 +60,19 @@ class Recall(nn.Module):
             nn.init.zeros_(last.weight)  # type: ignore[arg-type]
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
-    def follow(self, before: Tensor, actions: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    def follow(self, before: Tensor, actions: Tensor, place: Tensor, picture: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the places [b, f, 4], float32, of frames that come in runs of equal length, and what is remembered from there [b, f, c, h, w].
 
         Args:
             before: the frame before each, [b, f, c, h, w].
             actions: [b, f, history, n], the actions that led to each, its own last.
             place: [b, runs, 4], where the frame before each run was taken, or zeros.
+            picture: [b, runs, c, h, w], what is remembered from there, if that is at hand.
         """
         actions = actions.flatten(2).to(self.told.weight.dtype)
         steps = (t.unflatten(1, (place.shape[1], -1)).unbind(2) for t in (before, self.told(actions), self.ego(actions).float()))
-        picture, places, pictures = self.remember(place), [], []
+        picture = self.remember(place) if picture is None else picture
+        places, pictures = [], []
         for frame, told, gone in zip(*steps, strict=True):
             place = self._next(place.detach(), gone, frame, picture, told)  # each step learns to make good what the one before left
             picture = self.remember(place)

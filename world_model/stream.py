@@ -77,7 +77,9 @@ class RollingWindow:
         self.clean: Tensor | None = None  # the block finished last, not in the cache yet
         self.last = torch.zeros(batch, 1, *shape, device=self.device)  # the newest finished frame
         self.place = torch.zeros(batch, 1, 4, device=self.device)  # where it was taken, in worlds that recall
-        self.located: list[Tensor] = []  # where the last pass took the window's frames to be taken
+        self.view: Tensor | None = None  # what is remembered from there, once it was wanted
+        self.located: tuple[Tensor, Tensor] | None = None  # where the last pass took the window's frames to be taken, and what is remembered from there
+        self.first: tuple[Tensor, Tensor, Tensor] | None = None  # of the window's first frame: what it was told, its place, and what is remembered from there
         self.x0 = self.x  # what the last pass predicted for the blocks that are still in the window
         self.rollbacks = 0
 
@@ -100,7 +102,11 @@ class RollingWindow:
                 self._flush()
             self._finish(*block)
         if self.model.config.recall_width and latents.shape[1] > 1:
-            self.place = self.model.recall.follow(latents[:, :-1], told[:, 1:], self.place)[0][:, -1:]
+            self.locate(self.model.recall.follow(latents[:, :-1], told[:, 1:], self.place)[0][:, -1:])
+
+    def locate(self, place: Tensor) -> None:
+        """Say where the newest finished frame was taken, [b, 1, 4]."""
+        self.place, self.view, self.first = place, None, None
 
     def advance(self, action: Tensor | None, *, append: bool = True, late: bool = True) -> Tensor | None:
         """Make one pass; return the block that it finished [b, block frames, c, h, w], or None while the window fills up.
@@ -150,8 +156,8 @@ class RollingWindow:
         if self.levels[0] == len(self.config.ladder) - 1:
             finished, x0 = x0[:, :size], x0[:, size:]
             self._finish(finished, self.actions[:, :size])
-            if self.located:
-                self.place = self.located[0][:, size - 1 : size]
+            if self.located is not None:
+                self.place, self.view = (of_all[:, size - 1 : size] for of_all in self.located)
             self.actions = self.actions[:, size:]
             self.levels.pop(0)
         self.levels = [level + 1 for level in self.levels]
@@ -184,13 +190,28 @@ class RollingWindow:
         attend = ContextAttention(self.cache, clean, self.start, blocks, self.grid, size)
         known = torch.cat([self.last, self.x0], 1)
         before = torch.cat([known, *[known[:, -1:]] * (size - 1)], 1)[:, : blocks * size]
-        self.located.clear()
-        recall = (self.place, self.located) if self.model.config.recall_width else ()
-        return self.model(x, sigma, attend, actions if self.model.config.num_actions else None, self.text, blocks * size, before, *recall)
+        recalled = self._recall(before, actions[:, -blocks * size :]) if self.model.config.recall_width and blocks else None
+        return self.model(x, sigma, attend, actions if self.model.config.num_actions else None, self.text, blocks * size, before, recalled)
+
+    @torch.no_grad()
+    def _recall(self, before: Tensor, actions: Tensor) -> Tensor:
+        """Return what is remembered from where the window's frames are taken [b, frames, c, h, w].
+
+        Between two finished frames, as in the passes of a rollback, the place of the first one is sought only once for each action.
+        """
+        told, follow = actions[:, :1], self.model.recall.follow
+        if self.first is None or not torch.equal(told, self.first[0]):
+            self.first = told, *follow(before[:, :1], told, self.place, self.view)
+        _, place, view = self.first
+        self.located = place, view
+        if before.shape[1] > 1:
+            ahead = follow(before[:, 1:], actions[:, 1:], place, view)
+            self.located = torch.cat([place, ahead[0]], 1), torch.cat([view, ahead[1]], 1)
+        return self.located[1]
 
     def _finish(self, block: Tensor, actions: Tensor) -> None:
         """Let a block be the past: it is to enter the cache, and the next frame moves its last one."""
-        self.clean, self.last = block, block[:, -1:]
+        self.clean, self.last, self.first = block, block[:, -1:], None
         self.lived = torch.cat([self.lived, actions], 1)[:, -self.lived.shape[1] :]
         self.start += 1
 
@@ -214,7 +235,8 @@ class RollingWindow:
         """Go back to a snapshot, which stays valid."""
         self.start, self.levels, self.rollbacks = saved["start"], list(saved["levels"]), saved["rollbacks"]
         self.x, self.actions, self.lived = saved["x"].clone(), saved["actions"].clone(), saved["lived"].clone()
-        self.clean, self.last, self.x0, self.place = saved["clean"], saved["last"].clone(), saved["x0"].clone(), saved["place"]
+        self.clean, self.last, self.x0 = saved["clean"], saved["last"].clone(), saved["x0"].clone()
+        self.locate(saved["place"])
         self.cache.restore(saved["cache"])
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from world_model.attention import attention
 from world_model.motion import Motion
+from world_model.packing import Product, packed_product
 from world_model.recall import Recall
 
 TIME_BASE = 10000.0
@@ -94,7 +95,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 class SelfAttention(nn.Module):
     """Projections and q/k norms of one self-attention; the attention itself is the caller's."""
 
-    packed: tuple[Tensor, Tensor, Tensor] | None = None
+    packed: tuple[Product, Tensor] | None = None
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -111,8 +112,8 @@ class SelfAttention(nn.Module):
         """Return queries, keys and values [b, n, d], queries and keys normalised."""
         if self.packed is None or torch.is_grad_enabled():
             return self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)
-        weight, bias, norm = self.packed
-        qk, v = F.linear(x, weight, bias).unflatten(-1, (3, -1)).split((2, 1), -2)
+        project, norm = self.packed
+        qk, v = project(x).unflatten(-1, (3, -1)).split((2, 1), -2)
         return *rms_norm(qk, norm, self.eps).unbind(-2), v.squeeze(-2)
 
     def pack(self) -> None:
@@ -126,7 +127,7 @@ class SelfAttention(nn.Module):
 
         projections = self.q, self.k, self.v
         weight, bias = join(*(p.weight for p in projections)), join(*(p.bias for p in projections))
-        self.packed = weight.flatten(0, 1), bias.flatten(), join(self.norm_q.weight, self.norm_k.weight)
+        self.packed = packed_product(weight.flatten(0, 1), bias.flatten()), join(self.norm_q.weight, self.norm_k.weight)
 
 
 class CrossAttention(SelfAttention):
@@ -231,8 +232,7 @@ class Transformer(nn.Module):
         text: list[tuple[Tensor, Tensor]] | None = None,
         wanted: int | None = None,
         before: Tensor | None = None,
-        place: Tensor | None = None,
-        located: list[Tensor] | None = None,
+        recalled: Tensor | None = None,
     ) -> Tensor:
         """Run the network on frames x [b, f, c, h, w] at noise levels sigma [b, f] in [0, 1].
 
@@ -242,8 +242,7 @@ class Transformer(nn.Module):
             text: what `embed_text` returned.
             wanted: how many of the last frames to predict (default: all); the others are only attended to.
             before: [b, wanted, c, h, w], for each of these the frame before it, as far as it is known; only for models with motion compensation.
-            place: [b, runs, 4], where the frame before each of as many runs of these frames was taken (`world_model.recall`); only for models that recall.
-            located: takes the places [b, wanted, 4] of these frames; only for models that recall.
+            recalled: [b, wanted, c, h, w], what is remembered from where these were taken (`world_model.recall`); only for models that recall.
 
         Returns:
             The clean frames predicted (x0), [b, wanted, c, h, w], float32.
@@ -275,13 +274,7 @@ class Transformer(nn.Module):
         x0 = out if self.config.prediction == "x0" else x.float() - sigma[..., None, None, None].float() * out
         if self.config.motion_channels:
             assert before is not None, "a model with motion compensation needs the frames before"
-            recalled = None
-            if self.config.recall_width:
-                assert actions is not None and place is not None, "a model that recalls needs actions and the place before"
-                with torch.no_grad():  # it has learnt before, in a stage of its own
-                    places, recalled = self.recall.follow(before, actions[:, -frames:], place)
-                if located is not None:
-                    located.append(places)
+            assert (recalled is not None) == bool(self.config.recall_width), "a model that recalls needs what is remembered"
             x0 = x0 + self.motion(x, before, tokens, e, recalled)
         return x0
 

@@ -26,7 +26,9 @@ from world_model.checks import check_memory, faults, read_tensors, section, star
 from world_model.context import ContextAttention
 from world_model.motion import Motion
 from world_model.noise import AddressedNoise
+from world_model.packing import pack
 from world_model.precision import choose_dtype
+from world_model.recall import Recall
 from world_model.state import load_state, save_state
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.transformer import Transformer, TransformerConfig
@@ -138,7 +140,7 @@ class World:
             return open_text_world(card, modules["transformer"], window, path, parts, offload)  # type: ignore[arg-type]
         if not bool(torch.isfinite(torch.linalg.inv_ex(modules["autoencoder"].latent_matrix.float()).inverse).all()):  # type: ignore[operator]
             raise WorldError(f"{path} holds a matrix of latents that cannot be inverted.")
-        lay_out(modules["autoencoder"], modules["transformer"])
+        lay_out(modules["autoencoder"], modules["transformer"], packed=not compile)  # type: ignore[arg-type]
         return cls(card, modules["autoencoder"], modules["transformer"], window, starts, path)  # type: ignore[arg-type]
 
     def save(self, path: Path, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -301,12 +303,14 @@ class Stream:
         return world.starts["latents"][indices].float(), world.starts["actions"][indices].float(), screens if self.batched else screens[0]
 
 
-def lay_out(autoencoder: nn.Module, transformer: nn.Module) -> None:
-    """Lay weights out as processors multiply them fastest: those of convolutions channels last, those of queries, keys and values together."""
-    for convolutions in (autoencoder, *(part for part in transformer.children() if isinstance(part, Motion))):
+def lay_out(autoencoder: Autoencoder, transformer: nn.Module, *, packed: bool = True) -> None:
+    """Lay weights out as processors multiply them fastest: convolutions channels last, queries, keys and values together, all packed where that can be."""
+    for convolutions in (autoencoder, *(part for part in transformer.children() if isinstance(part, Motion | Recall))):
         convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for block in transformer.blocks:  # type: ignore[union-attr]
         block.self_attn.pack()
+    for network in (autoencoder, transformer) if packed else ():
+        pack(network, *autoencoder.config.latent_shape[1:])
 
 
 def choose_device(device: str) -> torch.device:

@@ -74,8 +74,9 @@ class Follower:
         """See the block that the student finished last; call it before each of the student's passes."""
         if student.clean is not None:
             own = self.window
-            own.clean, own.last, own.lived, own.start, own.place = student.clean, student.last, student.lived, student.start, student.place
+            own.clean, own.last, own.lived, own.start = student.clean, student.last, student.lived, student.start
             own._flush()
+        self.window.locate(student.place)
 
     def denoise(self, student: RollingWindow, noisy: Tensor, sigma: Tensor, made: Tensor) -> Tensor:
         """Return x0 of the student's window, noised to sigma [b, frames]; `made` is what the student made of it."""

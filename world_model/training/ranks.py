@@ -81,8 +81,9 @@ def shard(model: nn.Module) -> None:
     """Leave every rank its part of a transformer's parameters; a block's are brought together while it computes. Before the optimizer is made."""
     from torch.distributed.fsdp import fully_shard
 
+    ready = {p for name, p in model.named_parameters() if name.startswith("recall.")}  # asked before the transformer is; it learns nothing any more
     for part in (*model.blocks, model):  # type: ignore[misc]
-        fully_shard(part)
+        fully_shard(part, ignored_params=ready)
 
 
 def whole(state: Any) -> Any:

@@ -17,6 +17,7 @@ from world_model.noise import AddressedNoise
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.training.adversary import Adversary, Step
 from world_model.training.ranks import count_ranks, share
+from world_model.training.recall import blurred_places
 from world_model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -62,10 +63,17 @@ class Streams:
         self.begin = self.end = 0  # blocks at which the streams began, and begin anew
 
     def go_on(self, rng: np.random.Generator) -> RollingWindow:
-        """Return the streams' window; streams that have come to their end begin anew."""
+        """Return the streams' window, ready for a tick; streams that have come to their end begin anew.
+
+        Worlds that recall are told nearly where the true player is. A place that has drifted would make the truth a wrong answer, and a student that cannot
+        know by how much would answer with blur.
+        """
         if self.window is None or self.window.start >= self.end:
             self._begin(rng)
         assert self.window is not None
+        if self.model.config.recall_width:
+            places = self.clips.places[torch.from_numpy(self.rows + self.window.start - 1)]
+            self.window.locate(blurred_places(places[:, None], rng, finest=-3.5, coarsest=-1.8))
         return self.window
 
     def action(self, window: RollingWindow, rng: np.random.Generator) -> Tensor:

@@ -229,7 +229,11 @@ def clip_loss(
     def denoise(known: Tensor, noisy: Tensor, sigma: Tensor, held: Tensor, before: Tensor) -> Tensor:
         x = torch.cat([latents[:, :sink], known[:, : -layout.size], noisy], 1)
         told = torch.cat([actions[:, :past], held.flatten(1, 2)], 1)
-        return model(x, torch.cat([torch.zeros(len(x), past), sigma], 1), attend, told, None, noisy.shape[1], before, place)
+        recalled = None
+        if config.recall_width:
+            with torch.no_grad():  # it has learnt before, in a stage of its own
+                recalled = model.recall.follow(before, held.flatten(1, 2), place)[1]  # type: ignore[operator,union-attr]
+        return model(x, torch.cat([torch.zeros(len(x), past), sigma], 1), attend, told, None, noisy.shape[1], before, recalled)
 
     lived = actions[:, sink + layout.offset - 1 : -1].unflatten(1, windows)[:, :, 0]  # the actions up to the frame before each window
     own = actions[:, sink + layout.offset :, -1].unflatten(1, windows)

@@ -1,0 +1,48 @@
+"""Packed weights give the numbers of plain ones."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from world_model.packing import can_pack, pack
+
+pytestmark = pytest.mark.skipif(not can_pack(torch.zeros(1, dtype=torch.bfloat16)), reason="this version of torch cannot pack weights")
+
+
+@pytest.mark.parametrize("rows", [1, 3, 70])
+def test_a_packed_layer_is_the_plain_one_bit_for_bit(rows: int) -> None:
+    layer, x = nn.Linear(96, 64).bfloat16(), torch.randn(2, rows, 96).bfloat16()
+    with torch.no_grad():
+        plain = layer(x)
+        pack(layer, 8, 8)
+        assert torch.equal(layer(x), plain)
+
+
+@pytest.mark.parametrize("size", [(1, 24, 32), (3, 7, 5)])
+def test_a_packed_convolution_is_the_plain_one(size: tuple[int, int, int]) -> None:
+    images, rows, columns = size
+    layer = nn.Conv2d(12, 64, 3, stride=2, padding=1).bfloat16()
+    x = torch.randn(images, 12, rows, columns).bfloat16().contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        plain = layer(x)
+        pack(layer, 24, 32)
+        assert torch.allclose(layer(x).float(), plain.float(), atol=0.02)
+
+
+def test_a_packed_feed_forward_layer_is_nearer_to_float32_than_the_plain_one() -> None:
+    layers, x = nn.Sequential(nn.Linear(64, 256), nn.GELU("tanh"), nn.Linear(256, 64)).bfloat16(), torch.randn(70, 64).bfloat16()
+    with torch.no_grad():
+        plain, exact = layers(x), copy.deepcopy(layers).float()(x.float())
+        pack(layers, 8, 8)
+        packed = layers(x)
+    assert not torch.equal(packed, plain), "the activation is computed before its input is rounded"
+    assert (packed.float() - exact).abs().mean() <= (plain.float() - exact).abs().mean()
+
+
+def test_where_a_gradient_is_wanted_the_plain_layer_computes() -> None:
+    layer = nn.Linear(8, 8).bfloat16()
+    pack(layer, 8, 8)
+    layer(torch.ones(1, 8, dtype=torch.bfloat16)).sum().backward()
+    assert layer.weight.grad is not None

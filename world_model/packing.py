@@ -1,0 +1,60 @@
+"""Weights laid out once as the processor multiplies them.
+
+Left alone, oneDNN lays a weight out anew for every product; for products as small as a tick's that costs as much as a third of them. The operators are those
+that torch's own compiler calls. Where a version of torch does not have them, on other devices and in other numbers, everything stays as it is, and so it does
+where a gradient is wanted. Packed layers keep their weights, but must not be given new ones.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROWS = 64  # of the inputs for which a layout is chosen; it serves any number
+NEEDED = "_reorder_linear_weight", "_linear_pointwise", "_reorder_convolution_weight", "_convolution_pointwise"
+
+Product = Callable[[Tensor], Tensor]
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Tell whether products with this weight can be packed."""
+    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and all(hasattr(torch.ops.mkldnn, name) for name in NEEDED)
+
+
+def packed_product(weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Product:
+    """Return a function that multiplies x [..., inputs] by a weight [outputs, inputs], packed if it can be; `gelu` (tanh) goes with packed ones only."""
+    if not can_pack(weight):
+        return lambda x: F.linear(x, weight, bias)
+    packed, multiply = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), torch.ops.mkldnn._linear_pointwise
+    activation, algorithm = ("gelu", "tanh") if gelu else ("none", "")
+    return lambda x: multiply(x, packed, bias, activation, [], algorithm)
+
+
+def packed_convolution(layer: nn.Conv2d, rows: int, columns: int) -> Product:
+    """Return a convolution's forward with packed weights, in the layout chosen for an image of `rows` x `columns`."""
+    where = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
+    packed = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach(), *where, [1, layer.in_channels, rows, columns])
+    convolve = torch.ops.mkldnn._convolution_pointwise
+    return lambda x: convolve(x, packed, layer.bias, *where, "none", [], "")
+
+
+def pack(network: nn.Module, rows: int, columns: int) -> None:
+    """Pack the linear layers and convolutions of a network that works on images of about `rows` x `columns`."""
+    for module in network.modules():
+        match list(module.children()) if isinstance(module, nn.Sequential) else []:
+            case [nn.Linear() as first, nn.GELU(approximate="tanh"), nn.Linear() as last] if can_pack(first.weight):
+                _replace(module, _one_after_the_other(packed_product(first.weight, first.bias, gelu=True), packed_product(last.weight, last.bias)))
+        if isinstance(module, nn.Linear) and can_pack(module.weight):
+            _replace(module, packed_product(module.weight, module.bias))
+        elif isinstance(module, nn.Conv2d) and can_pack(module.weight):
+            _replace(module, packed_convolution(module, rows, columns))
+
+
+def _one_after_the_other(first: Product, last: Product) -> Product:
+    return lambda x: last(first(x))
+
+
+def _replace(module: nn.Module, packed: Product) -> None:
+    plain = module.forward
+    module.forward = lambda x: plain(x) if torch.is_grad_enabled() else packed(x)  # type: ignore[method-assign]
