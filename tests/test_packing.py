@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from world_model.packing import can_pack, pack
+from world_model.packing import can_pack, flop_formulas, pack
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.zeros(1, dtype=torch.bfloat16)), reason="this version of torch cannot pack weights")
 
@@ -46,3 +47,17 @@ def test_where_a_gradient_is_wanted_the_plain_layer_computes() -> None:
     pack(layer, 8, 8)
     layer(torch.ones(1, 8, dtype=torch.bfloat16)).sum().backward()
     assert layer.weight.grad is not None
+
+
+def test_operations_of_packed_layers_are_counted() -> None:
+    layer, convolution = nn.Linear(24, 40).bfloat16(), nn.Conv2d(4, 8, 3, stride=2, padding=1).bfloat16()
+    x, image = torch.randn(2, 5, 24).bfloat16(), torch.randn(3, 4, 8, 12).bfloat16()
+
+    def count() -> int:
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=flop_formulas()) as counter:
+            layer(x), convolution(image)
+        return counter.get_total_flops()
+
+    plain = count()
+    pack(nn.ModuleList([layer, convolution]), 8, 12)
+    assert count() == plain == 2 * 10 * 24 * 40 + 2 * 3 * 4 * 6 * 8 * 4 * 9

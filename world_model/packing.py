@@ -5,7 +5,8 @@ that torch's own compiler calls. Where a version of torch does not have them, on
 where a gradient is wanted. Packed layers keep their weights, but must not be given new ones.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 
 ROWS = 64  # of the inputs for which a layout is chosen; it serves any number
 NEEDED = "_reorder_linear_weight", "_linear_pointwise", "_reorder_convolution_weight", "_convolution_pointwise"
+AVAILABLE = all(hasattr(torch.ops.mkldnn, name) for name in NEEDED)
 
 Product = Callable[[Tensor], Tensor]
 
 
 def can_pack(weight: Tensor) -> bool:
     """Tell whether products with this weight can be packed."""
-    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and all(hasattr(torch.ops.mkldnn, name) for name in NEEDED)
+    return AVAILABLE and weight.device.type == "cpu" and weight.dtype == torch.bfloat16
 
 
 def packed_product(weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Product:
@@ -37,6 +39,18 @@ def packed_convolution(layer: nn.Conv2d, rows: int, columns: int) -> Product:
     packed = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach(), *where, [1, layer.in_channels, rows, columns])
     convolve = torch.ops.mkldnn._convolution_pointwise
     return lambda x: convolve(x, packed, layer.bias, *where, "none", [], "")
+
+
+def flop_formulas() -> dict[Callable, Callable[..., int]]:
+    """Return how many operations packed products take, for `torch.utils.flop_counter`, which counts the plain ones only."""
+
+    def multiply(x: Sequence[int], weight: object, *_: object, out_shape: Sequence[int], **__: object) -> int:
+        return 2 * math.prod(x) * out_shape[-1]
+
+    def convolve(x: Sequence[int], weight: Sequence[int], *_: object, out_shape: Sequence[int], **__: object) -> int:
+        return 2 * math.prod(out_shape) * math.prod(weight[1:])
+
+    return {torch.ops.mkldnn._linear_pointwise: multiply, torch.ops.mkldnn._convolution_pointwise: convolve} if AVAILABLE else {}
 
 
 def pack(network: nn.Module, rows: int, columns: int) -> None:

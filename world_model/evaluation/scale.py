@@ -20,6 +20,7 @@ from world_model.autoencoder import Autoencoder
 from world_model.card import WorldError
 from world_model.evaluation.bench import machine
 from world_model.evaluation.plots import check_matplotlib, plotted
+from world_model.packing import flop_formulas
 from world_model.transformer import Transformer
 from world_model.world import World, lay_out
 
@@ -111,7 +112,7 @@ def cost(world: World, batch: int, ticks: int, rate: float) -> dict[str, float]:
         if world.device.type == "cuda":
             torch.cuda.synchronize()
         passes.append(time.perf_counter() - before)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=flop_formulas()) as counter:
         stream.window.advance(held)
     window = stream.window
     kept = [window.cache.k, window.cache.v, window.x, window.x0, window.last, window.actions, window.lived]

@@ -123,8 +123,9 @@ class Rollout(Streams):
 
     recipe: RolloutRecipe
 
-    def __init__(self, recipe: RolloutRecipe, window: WindowConfig, model: Transformer, clips: "LatentClips") -> None:
+    def __init__(self, recipe: RolloutRecipe, window: WindowConfig, model: Transformer, clips: "LatentClips", stands_out: float = 0.0) -> None:
         super().__init__(recipe, window, model, clips)
+        self.stands_out = stands_out
         self.adversary = Adversary(model.config.in_channels, model.config.num_actions)
         self.told = float("nan")  # the adversary's last loss
 
@@ -139,7 +140,8 @@ class Rollout(Streams):
         price = follows * (1.0 if played < recipe.known else recipe.late_price)
         sigma = torch.tensor([self.config.ladder[level] for level in window.levels])
         x0 = window.denoise()
-        loss = (price * (x0 - real).square().mean((2, 3, 4)) / sigma.clamp(min=0.3)).mean()
+        errors = ((x0 - real).square().mean(2) * self.clips.prices(real, self.stands_out)).mean((2, 3))
+        loss = (price * errors / sigma.clamp(min=0.3)).mean()
         if recipe.adversary_price and window.levels[0] == len(self.config.ladder) - 1:  # the frames ahead are not finished, and need not look so
             made, step = (window.last[:, 0], x0[:, 0].detach(), window.actions[:, 0]), (self.clips.latents[rows[:, 0] - 1].float(), real[:, 0], tape[:, 0])
             towards = 2 * recipe.adversary_price * (x0[:, 0] * self._pull(made, step)).mean()

@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -45,6 +46,7 @@ class StudentRecipe:
     ``past_noise``, and of as many blurred, by a share of up to ``past_blur``. In a share ``guessed_before`` of the steps frames ahead move guesses,
     windows whose action is a new one hold what was guessed under the old one, and of ``guessed_past`` of the clips the past of later windows is guessed,
     too. After the share ``rollout_from`` of the steps, every step corrects one tick of rollouts on the student's own history, and clips only every other.
+    With ``stands_out`` errors count up to ten times that more where a frame differs from the usual one: of monsters far away a plain mean says next to nothing.
     With ``shard`` every process keeps a part of the parameters.
     """
 
@@ -65,6 +67,7 @@ class StudentRecipe:
     level_jitter: float = 0.5
     short_share: float = 0.4
     flat_share: float = 0.2
+    stands_out: float = 0.0
     rollout: RolloutRecipe = RolloutRecipe()
     rollout_from: float = 1.0
     shard: bool = False
@@ -195,6 +198,22 @@ class LatentClips:
         heading = states[:, 2:].deg2rad()
         return torch.cat([(states[:, :2] - low) / (high - low).max().clamp(min=MAP_STEP), heading.cos(), heading.sin()], 1)
 
+    def prices(self, frames: Tensor, stands_out: float) -> Tensor:
+        """Return what errors count at each position of latent frames [..., c, h, w]: [..., h, w], one in the mean over the clips."""
+        if not stands_out:
+            return frames.new_ones(())
+        usual, scale, mean = self._usual
+        return (1 + stands_out * _salience(frames, usual).div(scale).clamp(max=10)) / (1 + stands_out * mean)
+
+    @cached_property
+    def _usual(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean frame without its brightness [c, h, w], the mean square by which frames differ from it, and the mean of this up to ten times as much."""
+        some = self.latents[:: max(1, len(self.latents) // 4096)].float()
+        usual = (some - some.mean((-1, -2), keepdim=True)).mean(0)
+        salience = _salience(some, usual)
+        scale = salience.mean()
+        return usual, scale, (salience / scale).clamp(max=10).mean()
+
     def with_sinks(self, first: np.ndarray, sink: int, length: int, rng: np.random.Generator) -> np.ndarray:
         """Return the rows of clips of `length` frames from the rows `first` on; their first `sink` frames are from there or from long before.
 
@@ -205,11 +224,25 @@ class LatentClips:
         return np.concatenate([sinks[:, None] + np.arange(sink), first[:, None] + np.arange(sink, length)], 1)
 
 
+def _salience(frames: Tensor, usual: Tensor) -> Tensor:
+    """Return the mean square [..., h, w] by which latent frames [..., c, h, w] differ near each position from the usual frame, brightness apart."""
+    differences = (frames - frames.mean((-1, -2), keepdim=True) - usual).square().mean(-3)
+    return F.avg_pool2d(differences.flatten(0, -3)[:, None], 3, 1, 1, count_include_pad=False).view_as(differences)
+
+
 def clip_loss(
-    model: nn.Module, recipe: StudentRecipe, latents: Tensor, actions: Tensor, places: Tensor, layout: Layout, rng: np.random.Generator
+    model: nn.Module,
+    recipe: StudentRecipe,
+    latents: Tensor,
+    actions: Tensor,
+    places: Tensor,
+    layout: Layout,
+    rng: np.random.Generator,
+    prices: Tensor | float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, squared error of x0 per noisy frame [batch, frames], noise levels [batch, frames]) of one batch of clips, as `LatentClips.draw` gives them.
 
+    `prices` [batch, frames, h, w] say what errors of the noisy frames count.
     Where the network recalls, it is told nearly where the frame before each window was taken, and sometimes not at all.
     """
     config: TransformerConfig = recipe.model
@@ -253,7 +286,7 @@ def clip_loss(
         first, guessed = (t.unflatten(1, windows) for t in (known[:, layout.offset - 1 : -1], guesses))
         before = torch.cat([first[:, :, :1], guessed[:, :, :-1]], 2).flatten(1, 2)
     x0 = denoise(known, noisy, sigma, hold(lived, new, layout.size), before)
-    errors = (x0 - target).square().mean((2, 3, 4))
+    errors = ((x0 - target).square().mean(2) * prices).mean((2, 3))
     follows = (~differ(own, new[:, :, None])).cumprod(2).flatten(1)  # where the tape goes on with another action the truth is no answer
     return (follows * errors / sigma.clamp(min=0.3)).mean(), errors.detach(), sigma
 
@@ -298,7 +331,7 @@ def train_student(
         shard(model)
     optimizer = MuonAdamW(model, recipe.muon_rate, recipe.adam_rate)
     average = Average(model)
-    rollout = Rollout(recipe.rollout, recipe.window, model, train)
+    rollout = Rollout(recipe.rollout, recipe.window, model, train, recipe.stands_out)
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average, "rollout": rollout}
     run = Run(out, stage, recipe.steps, parts)
     rollout_losses: list[float] = []
@@ -310,7 +343,8 @@ def train_student(
             layout = draw_layout(recipe, rng)
             latents, actions, places = (share(drawn) for drawn in train.draw(layout, recipe.batch, recipe.model.action_history, rng))
             with half_precision(recipe):
-                loss, errors, sigma = clip_loss(model, recipe, latents, actions, places, layout, rng)
+                prices = train.prices(latents[:, layout.sink + layout.offset :], recipe.stands_out)
+                loss, errors, sigma = clip_loss(model, recipe, latents, actions, places, layout, rng, prices)
             loss.backward()
             seen.append((loss.item(), errors.numpy().ravel(), sigma.numpy().ravel()))
         if rolls:
