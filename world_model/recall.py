@@ -24,6 +24,7 @@ RAY_OCTAVES, RAY_HARMONICS = 8, 5
 NUM_RAY_FEATURES = 2 * (4 * RAY_OCTAVES + RAY_HARMONICS) + 2
 UNKNOWN = 0.5
 STEP = 0.05  # of the map: the unit of what is reckoned
+SMALL = 0.004, 0.02  # corrections of a position and of a heading of which half is heeded
 
 
 class Recall(nn.Module):
@@ -70,7 +71,8 @@ class Recall(nn.Module):
             picture: [b, runs, c, h, w], what is remembered from there, if that is at hand.
         """
         actions = actions.flatten(2).to(self.told.weight.dtype)
-        steps = (t.unflatten(1, (place.shape[1], -1)).unbind(2) for t in (before, self.told(actions), self.ego(actions).float()))
+        gone = self.ego(actions).float() - self.ego(torch.zeros_like(actions[:1, :1])).float()  # who does nothing stays where he is
+        steps = (t.unflatten(1, (place.shape[1], -1)).unbind(2) for t in (before, self.told(actions), gone))
         picture = self.remember(place) if picture is None else picture
         places, pictures = [], []
         for frame, told, gone in zip(*steps, strict=True):
@@ -90,7 +92,7 @@ class Recall(nn.Module):
         was = torch.cat([known * features(place), known * place[..., 2:], known], -1).to(told.dtype)
         y = F.relu(self.seen(x.flatten(1)).unflatten(0, place.shape[:2]) + told + self.was(was))
         correction, trust = self.settle(F.relu(y + self.think(y))).float().split((4, 1), -1)
-        return known * reckon(place, gone) + torch.where(known > 0, 2 * torch.sigmoid(trust - 2), 1) * correction
+        return torch.where(known > 0, reckon(place, gone) + heeded(2 * torch.sigmoid(trust - 2) * correction), correction)
 
     @torch.no_grad()
     def remember(self, places: Tensor) -> Tensor:
@@ -103,6 +105,15 @@ class Recall(nn.Module):
         for block in self.blocks:
             x = x + block(F.layer_norm(x, (self.width,)))
         return self.leave(F.layer_norm(x, (self.width,))).unflatten(-1, self.shape[:2]).movedim(-3, -1)
+
+
+def heeded(correction: Tensor) -> Tensor:
+    """Return corrections of places [..., 4] without what is too small to mean anything.
+
+    Pictures in play follow the place by which they are remembered: what small corrections have in common would in seconds carry a player off who stands still.
+    """
+    parts = zip(correction.split(2, -1), SMALL, strict=True)
+    return torch.cat([part * (size := part.square().sum(-1, keepdim=True)) / (size + small**2) for part, small in parts], -1)
 
 
 def reckon(places: Tensor, gone: Tensor) -> Tensor:
