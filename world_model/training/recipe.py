@@ -21,6 +21,7 @@ from world_model.training.data import Clips
 from world_model.training.distill import DistillRecipe
 from world_model.training.judge import JudgeRecipe
 from world_model.training.recall import RecallRecipe
+from world_model.training.rollout import RolloutRecipe
 from world_model.training.student import StudentRecipe
 
 TOKENS = 24  # per frame: what two cores attend to in time
@@ -74,9 +75,16 @@ def recalling(recipe: WorldRecipe, width: int = 384) -> WorldRecipe:
     return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=width)))
 
 
+def corrected(recipe: WorldRecipe, rollout: RolloutRecipe, stands_out: float = 0.0) -> WorldRecipe:
+    """Return the recipe of a world whose student's last steps are corrected along its own history; the shipped ones were made in two goes."""
+    return replace(recipe, student=replace(recipe.student, rollout=rollout, rollout_from=0.6, stands_out=stands_out))
+
+
 RECIPES: dict[str, Callable[[], WorldRecipe]] = {
-    "maze": lambda: recalling(derive(SOURCES["maze"].origin)),
-    "arena": lambda: recalling(derive(SOURCES["arena"].origin)),
+    "maze": lambda: corrected(
+        recalling(derive(SOURCES["maze"].origin)), RolloutRecipe(shortest=8, longest=100, known=100, adversary_price=0.03, rollbacks=0.05)
+    ),
+    "arena": lambda: corrected(recalling(derive(SOURCES["arena"].origin)), RolloutRecipe(longest=40, known=20, late_price=0.1, rollbacks=0.05), stands_out=1.0),
     "racing": lambda: replace(derive(SOURCES["racing"].origin), distill=DistillRecipe()),
 }
 
