@@ -190,8 +190,8 @@ class RollingWindow:
         attend = ContextAttention(self.cache, clean, self.start, blocks, self.grid, size)
         known = torch.cat([self.last, self.x0], 1)
         before = torch.cat([known, *[known[:, -1:]] * (size - 1)], 1)[:, : blocks * size]
-        recalled = self._recall(before, actions[:, -blocks * size :]) if self.model.config.recall_width and blocks else None
-        return self.model(x, sigma, attend, actions if self.model.config.num_actions else None, self.text, blocks * size, before, recalled)
+        recalled = (self._recall(before, actions[:, -blocks * size :]),) if self.model.config.recall_width and blocks else ()
+        return self.model(x, sigma, attend, actions if self.model.config.num_actions else None, self.text, blocks * size, before, *recalled)
 
     @torch.no_grad()
     def _recall(self, before: Tensor, actions: Tensor) -> Tensor:
