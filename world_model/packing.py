@@ -6,7 +6,7 @@ where a gradient is wanted. Packed layers keep their weights, but must not be gi
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +24,13 @@ def can_pack(weight: Tensor) -> bool:
     return AVAILABLE and weight.device.type == "cpu" and weight.dtype == torch.bfloat16
 
 
-def packed_product(weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Product:
-    """Return a function that multiplies x [..., inputs] by a weight [outputs, inputs], packed if it can be; `gelu` (tanh) goes with packed ones only."""
-    if not can_pack(weight):
+def packed_product(weight: Tensor, bias: Tensor, *, gelu: bool = False, packed: bool = True) -> Product:
+    """Return what multiplies x [..., inputs] by a weight [outputs, inputs], packed if it can and shall be; `gelu` (tanh) only goes with packed ones."""
+    if not (packed and can_pack(weight)):
         return lambda x: F.linear(x, weight, bias)
-    packed, multiply = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), torch.ops.mkldnn._linear_pointwise
+    reordered, multiply = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), torch.ops.mkldnn._linear_pointwise
     activation, algorithm = ("gelu", "tanh") if gelu else ("none", "")
-    return lambda x: multiply(x, packed, bias, activation, [], algorithm)
+    return lambda x: multiply(x, reordered, bias, activation, [], algorithm)
 
 
 def packed_convolution(layer: nn.Conv2d, rows: int, columns: int) -> Product:
@@ -53,12 +53,16 @@ def flop_formulas() -> dict[Callable, Callable[..., int]]:
     return {torch.ops.mkldnn._linear_pointwise: multiply, torch.ops.mkldnn._convolution_pointwise: convolve} if AVAILABLE else {}
 
 
-def pack(network: nn.Module, rows: int, columns: int) -> None:
-    """Pack the linear layers and convolutions of a network that works on images of about `rows` x `columns`."""
-    for module in network.modules():
+def pack(network: nn.Module, rows: int, columns: int, done: Iterable[nn.Module] = ()) -> None:
+    """Pack the linear layers and convolutions of a network that works on images of about `rows` x `columns`; `done` are those whose products others make."""
+    done = set(done)
+    for module in network.modules():  # what holds others comes before them
         match list(module.children()) if isinstance(module, nn.Sequential) else []:
             case [nn.Linear() as first, nn.GELU(approximate="tanh"), nn.Linear() as last] if can_pack(first.weight):
                 _replace(module, _one_after_the_other(packed_product(first.weight, first.bias, gelu=True), packed_product(last.weight, last.bias)))
+                done |= {first, last}
+        if module in done:
+            continue
         if isinstance(module, nn.Linear) and can_pack(module.weight):
             _replace(module, packed_product(module.weight, module.bias))
         elif isinstance(module, nn.Conv2d) and can_pack(module.weight):

@@ -116,8 +116,11 @@ class SelfAttention(nn.Module):
         qk, v = project(x).unflatten(-1, (3, -1)).split((2, 1), -2)
         return *rms_norm(qk, norm, self.eps).unbind(-2), v.squeeze(-2)
 
-    def pack(self) -> None:
-        """Make one product of the three projections and one norm of two where no gradient is wanted; the weights become parts of larger tensors."""
+    def pack(self, *, packed: bool = True) -> None:
+        """Make one product of the three projections and one norm of two where no gradient is wanted; the weights become parts of larger tensors.
+
+        `packed` says whether this product may have a packed weight (`world_model.packing`).
+        """
 
         def join(*weights: Tensor) -> Tensor:
             whole = torch.stack([weight.data for weight in weights])
@@ -127,7 +130,7 @@ class SelfAttention(nn.Module):
 
         projections = self.q, self.k, self.v
         weight, bias = join(*(p.weight for p in projections)), join(*(p.bias for p in projections))
-        self.packed = packed_product(weight.flatten(0, 1), bias.flatten()), join(self.norm_q.weight, self.norm_k.weight)
+        self.packed = packed_product(weight.flatten(0, 1), bias.flatten(), packed=packed), join(self.norm_q.weight, self.norm_k.weight)
 
 
 class CrossAttention(SelfAttention):

@@ -307,10 +307,12 @@ def lay_out(autoencoder: Autoencoder, transformer: nn.Module, *, packed: bool = 
     """Lay weights out as processors multiply them fastest: convolutions channels last, queries, keys and values together, all packed where that can be."""
     for convolutions in (autoencoder, *(part for part in transformer.children() if isinstance(part, Motion | Recall))):
         convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    together: list[nn.Module] = []
     for block in transformer.blocks:  # type: ignore[union-attr]
-        block.self_attn.pack()
+        block.self_attn.pack(packed=packed)
+        together += block.self_attn.q, block.self_attn.k, block.self_attn.v
     for network in (autoencoder, transformer) if packed else ():
-        pack(network, *autoencoder.config.latent_shape[1:])
+        pack(network, *autoencoder.config.latent_shape[1:], done=together)
 
 
 def choose_device(device: str) -> torch.device:
