@@ -108,10 +108,20 @@ def test_the_passes_of_a_rollback_seek_the_first_place_once(world: World, monkey
         return follow(before, *rest)
 
     monkeypatch.setattr(world.transformer.recall, "follow", counting)
-    for action, passes in ((["forward"], [1, 1, 2, 3]), (["forward"], [1, 3]), (["turn_left"], [1, 1, 2, 3])):
+    for action in (["forward"], ["forward"], ["turn_left"]):
         sought.clear()
         stream.tick(action, rollback=3)
-        assert sought == passes, "the first frame, then in every pass those ahead of it"
+        assert sought == [1], "in none of its passes are frames ahead sought, they are reckoned"
+
+
+def test_frames_to_come_are_reckoned_one_after_the_other(world: World) -> None:
+    recall, here = world.transformer.recall, world.stream(7).window.place
+    held = torch.zeros(1, 3, 1, world.transformer.config.num_actions).expand(-1, -1, world.transformer.config.action_history, -1)
+    places, pictures = recall.expect(held, here)
+    assert torch.allclose(places, here.expand(1, 3, 4), atol=1e-6), "who does nothing stays where he is"
+    places, pictures = recall.expect(held + 1, here)
+    assert torch.allclose(recall.expect(held[:, 1:] + 1, places[:, :1])[0], places[:, 1:])
+    assert torch.equal(pictures[:, :1], recall.remember(places[:, :1])) and not torch.allclose(places[:, :1], here)
 
 
 def test_a_single_picture_is_a_place_unknown(world: World) -> None:

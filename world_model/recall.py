@@ -71,8 +71,7 @@ class Recall(nn.Module):
             picture: [b, runs, c, h, w], what is remembered from there, if that is at hand.
         """
         actions = actions.flatten(2).to(self.told.weight.dtype)
-        gone = self.ego(actions).float() - self.ego(torch.zeros_like(actions[:1, :1])).float()  # who does nothing stays where he is
-        steps = (t.unflatten(1, (place.shape[1], -1)).unbind(2) for t in (before, self.told(actions), gone))
+        steps = (t.unflatten(1, (place.shape[1], -1)).unbind(2) for t in (before, self.told(actions), self._gone(actions)))
         picture = self.remember(place) if picture is None else picture
         places, pictures = [], []
         for frame, told, gone in zip(*steps, strict=True):
@@ -81,6 +80,16 @@ class Recall(nn.Module):
             places.append(place)
             pictures.append(picture)
         return torch.stack(places, 2).flatten(1, 2), torch.stack(pictures, 2).flatten(1, 2)
+
+    def expect(self, actions: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the reckoned places [b, f, 4] of frames to come, and what is remembered from there; `place` [b, 1, 4] is that of the frame before."""
+        gone = self._gone(actions.flatten(2).to(self.told.weight.dtype))
+        places = torch.cat([place := reckon(place, step) for step in gone.split(1, 1)], 1)
+        return places, self.remember(places)
+
+    def _gone(self, actions: Tensor) -> Tensor:
+        """Return how far actions [b, f, history * n] take the player (`reckon`), float32; who does nothing stays where he is."""
+        return self.ego(actions).float() - self.ego(torch.zeros_like(actions[:1, :1])).float()
 
     def _next(self, place: Tensor, gone: Tensor, frame: Tensor, remembered: Tensor, told: Tensor) -> Tensor:
         """Return the places [b, runs, 4] of the frames after these: reckoned, then corrected by how a frame differs from what is remembered."""

@@ -78,7 +78,7 @@ class RollingWindow:
         self.last = torch.zeros(batch, 1, *shape, device=self.device)  # the newest finished frame
         self.place = torch.zeros(batch, 1, 4, device=self.device)  # where it was taken, in worlds that recall
         self.view: Tensor | None = None  # what is remembered from there, once it was wanted
-        self.located: tuple[Tensor, Tensor] | None = None  # where the last pass took the window's frames to be taken, and what is remembered from there
+        self.places = self.place  # where the last pass took the window's frames to be taken
         self.first: tuple[Tensor, Tensor, Tensor] | None = None  # of the window's first frame: what it was told, its place, and what is remembered from there
         self.x0 = self.x  # what the last pass predicted for the blocks that are still in the window
         self.rollbacks = 0
@@ -155,9 +155,9 @@ class RollingWindow:
         size, finished = self.config.block_frames, None
         if self.levels[0] == len(self.config.ladder) - 1:
             finished, x0 = x0[:, :size], x0[:, size:]
+            if self.first is not None:
+                self.place, self.view = self.places[:, size - 1 : size], self.first[2] if size == 1 else None
             self._finish(finished, self.actions[:, :size])
-            if self.located is not None:
-                self.place, self.view = (of_all[:, size - 1 : size] for of_all in self.located)
             self.actions = self.actions[:, size:]
             self.levels.pop(0)
         self.levels = [level + 1 for level in self.levels]
@@ -197,17 +197,18 @@ class RollingWindow:
     def _recall(self, before: Tensor, actions: Tensor) -> Tensor:
         """Return what is remembered from where the window's frames are taken [b, frames, c, h, w].
 
-        Between two finished frames, as in the passes of a rollback, the place of the first one is sought only once for each action.
+        Between two finished frames, as in the passes of a rollback, the place of the first one is sought only once for each action. Those of the frames after
+        it are reckoned: the frame before them is not finished, and has little to say.
         """
-        told, follow = actions[:, :1], self.model.recall.follow
+        told = actions[:, :1]
         if self.first is None or not torch.equal(told, self.first[0]):
-            self.first = told, *follow(before[:, :1], told, self.place, self.view)
+            self.first = told, *self.model.recall.follow(before[:, :1], told, self.place, self.view)
         _, place, view = self.first
-        self.located = place, view
-        if before.shape[1] > 1:
-            ahead = follow(before[:, 1:], actions[:, 1:], place, view)
-            self.located = torch.cat([place, ahead[0]], 1), torch.cat([view, ahead[1]], 1)
-        return self.located[1]
+        if actions.shape[1] > 1:
+            places, views = self.model.recall.expect(actions[:, 1:], place)
+            place, view = torch.cat([place, places], 1), torch.cat([view, views], 1)
+        self.places = place
+        return view
 
     def _finish(self, block: Tensor, actions: Tensor) -> None:
         """Let a block be the past: it is to enter the cache, and the next frame moves its last one."""
