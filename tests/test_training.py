@@ -193,6 +193,19 @@ def test_rollouts_compare_every_pass_with_the_frames_of_its_own_time(latents: La
 TAUGHT = replace(STUDENT, steps=300, batch=8, short_share=0.0, rollout_from=1.0)
 
 
+def test_what_stands_out_counts_more_and_is_drawn_more_often(latents: LatentClips) -> None:
+    frames = latents.latents.clone()
+    frames[40:60, :, 1:3, 1:3] += 6.0
+    clips = LatentClips(latents.clips, frames)
+    prices = clips.prices(frames.float(), 1.0)
+    assert prices.mean() == pytest.approx(1, abs=1e-3)
+    assert prices[40:60, 1:3, 1:3].min() > 2 * prices[:40].mean()
+    assert clips.prices(frames, 0.0) == 1
+    rng = np.random.default_rng(0)
+    shares = [np.mean([40 <= first + 10 < 60 for first in clips.draw_starts(20, 10, 2000, rng, stands_out)]) for stands_out in (0.0, 3.0)]
+    assert shares[1] > 1.3 * shares[0] > 0
+
+
 @pytest.fixture(scope="module")
 def taught(latents: LatentClips, autoencoder: Autoencoder, tmp_path_factory: pytest.TempPathFactory) -> Transformer:
     """Return a student that was trained for a while."""

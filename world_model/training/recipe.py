@@ -32,7 +32,8 @@ LARGE = 160 * 120  # pixels from which on latents are at stride 8 instead of 4
 class WorldRecipe:
     """How to make one world, stage by stage.
 
-    A world plays with the levels of ``ladder``, fewer than it was trained with: two look like three, tick faster and leave less speculation to unmake.
+    A world plays with the levels of ``ladder``, fewer than it was trained with: two look like three, tick faster and leave less speculation to unmake. So do
+    ``context`` blocks of context, if not as many as in training: with a memory of places 9 are as good as 17.
     ``rollback`` is its depth by default. No steps of distillation are made unless they are asked for: it made the race track better and, at rates that were
     too high, the maze worse. Nor is a teacher of its own: the student learns to be one, too, in a fifth of its clips.
     """
@@ -46,6 +47,7 @@ class WorldRecipe:
     judge: JudgeRecipe = JudgeRecipe()
     num_starts: int = 24
     ladder: Ladder = (1.0, 0.75)
+    context: int | None = None
     rollback: int = 1
 
 
@@ -72,7 +74,7 @@ def choose_patch(sizes: AutoencoderConfig) -> tuple[int, int]:
 
 def recalling(recipe: WorldRecipe, width: int = 384) -> WorldRecipe:
     """Return the recipe of a world with one map, of which it shall have a memory; not of one whose every session has another. 0 takes the memory away."""
-    return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=width)))
+    return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=width)), context=9 if width else None)
 
 
 def corrected(recipe: WorldRecipe, rollout: RolloutRecipe, stands_out: float = 0.0) -> WorldRecipe:
@@ -84,7 +86,7 @@ RECIPES: dict[str, Callable[[], WorldRecipe]] = {
     "maze": lambda: corrected(
         recalling(derive(SOURCES["maze"].origin)), RolloutRecipe(shortest=8, longest=100, known=100, adversary_price=0.03, rollbacks=0.05)
     ),
-    "arena": lambda: corrected(recalling(derive(SOURCES["arena"].origin)), RolloutRecipe(longest=40, known=20, late_price=0.1, rollbacks=0.05), stands_out=1.0),
+    "arena": lambda: corrected(derive(SOURCES["arena"].origin), RolloutRecipe(longest=40, known=20, late_price=0.1, rollbacks=0.05), stands_out=1.0),
     "racing": lambda: replace(derive(SOURCES["racing"].origin), distill=DistillRecipe()),
 }
 

@@ -54,8 +54,8 @@ class RolloutRecipe(StreamRecipe):
 class Streams:
     """Streams of the student under real tapes that go on from one training step to the next; their state belongs into the checkpoint."""
 
-    def __init__(self, recipe: StreamRecipe, window: WindowConfig, model: Transformer, clips: "LatentClips") -> None:
-        self.recipe, self.config, self.model, self.clips = recipe, window, model, clips
+    def __init__(self, recipe: StreamRecipe, window: WindowConfig, model: Transformer, clips: "LatentClips", stands_out: float = 0.0) -> None:
+        self.recipe, self.config, self.model, self.clips, self.stands_out = recipe, window, model, clips, stands_out
         self.shape: tuple[int, int, int] = tuple(clips.latents.shape[1:])  # type: ignore[assignment]
         self.window: RollingWindow | None = None
         self.rows = np.zeros(0, np.int64)  # of each stream: the data's row of block 0
@@ -90,8 +90,8 @@ class Streams:
         recipe, sink = self.recipe, self.config.context.sink
         ticks = int(rng.integers(recipe.shortest, recipe.longest + 1))
         past = int(rng.integers(min(recipe.past, sink + self.model.config.action_history), recipe.past + 1))
-        starts = self.clips.clips.starts(past + ticks + 2 * len(self.config.ladder))
-        first, self.seed = starts[rng.integers(len(starts), size=recipe.batch)], int(rng.integers(1 << 62))
+        length = past + ticks + 2 * len(self.config.ladder)
+        first, self.seed = self.clips.draw_starts(length, past, recipe.batch, rng, self.stands_out), int(rng.integers(1 << 62))
         self.begin, self.end = past, past + ticks
         self.window = window = self._new_window()
         rows, self.rows = share(self.clips.with_sinks(first, sink, past, rng)), share(first)
@@ -124,8 +124,7 @@ class Rollout(Streams):
     recipe: RolloutRecipe
 
     def __init__(self, recipe: RolloutRecipe, window: WindowConfig, model: Transformer, clips: "LatentClips", stands_out: float = 0.0) -> None:
-        super().__init__(recipe, window, model, clips)
-        self.stands_out = stands_out
+        super().__init__(recipe, window, model, clips, stands_out)
         self.adversary = Adversary(model.config.in_channels, model.config.num_actions)
         self.told = float("nan")  # the adversary's last loss
 

@@ -46,7 +46,8 @@ class StudentRecipe:
     ``past_noise``, and of as many blurred, by a share of up to ``past_blur``. In a share ``guessed_before`` of the steps frames ahead move guesses,
     windows whose action is a new one hold what was guessed under the old one, and of ``guessed_past`` of the clips the past of later windows is guessed,
     too. After the share ``rollout_from`` of the steps, every step corrects one tick of rollouts on the student's own history, and clips only every other.
-    With ``stands_out`` errors count up to ten times that more where a frame differs from the usual one: of monsters far away a plain mean says next to nothing.
+    With ``stands_out`` errors count up to ten times that more where a frame differs from the usual one, and clips with such frames are drawn more often: of
+    monsters far away a plain mean says next to nothing.
     With ``shard`` every process keeps a part of the parameters.
     """
 
@@ -179,15 +180,15 @@ class LatentClips:
         torch.save(torch.cat(parts), path.with_suffix(".part"))
         path.with_suffix(".part").rename(path)
 
-    def draw(self, layout: Layout, batch: int, history: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw clips with their sinks.
+    def draw(self, layout: Layout, batch: int, history: int, rng: np.random.Generator, stands_out: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw clips with their sinks; `stands_out` as in `draw_starts`.
 
         Returns:
             latents [batch, sink + frames, c, h, w], the actions that led to them [batch, sink + frames, history, actions], and their true places
             [batch, sink + frames, 4].
         """
-        starts = self.clips.starts(layout.sink + layout.frames)
-        rows = self.with_sinks(starts[rng.integers(len(starts), size=batch)], layout.sink, layout.sink + layout.frames, rng)
+        length = layout.sink + layout.frames
+        rows = self.with_sinks(self.draw_starts(length, length // 2, batch, rng, stands_out), layout.sink, length, rng)
         return self.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.histories(rows, history)), self.places[torch.from_numpy(rows)]
 
     @cached_property
@@ -204,6 +205,20 @@ class LatentClips:
             return frames.new_ones(())
         usual, scale, mean = self._usual
         return (1 + stands_out * _salience(frames, usual).div(scale).clamp(max=10)) / (1 + stands_out * mean)
+
+    def draw_starts(self, length: int, at: int, batch: int, rng: np.random.Generator, stands_out: float) -> np.ndarray:
+        """Draw the rows [batch] at which clips of so many frames begin: those whose frame `at` is unusual `stands_out` times more often."""
+        starts = self.clips.starts(length)
+        if not stands_out:
+            return starts[rng.integers(len(starts), size=batch)]
+        odds = np.cumsum(1 + stands_out * self._unusual[starts + at])
+        return starts[np.searchsorted(odds, odds[-1] * rng.random(batch))]
+
+    @cached_property
+    def _unusual(self) -> np.ndarray:
+        """How unusual every frame is [n], one in the mean."""
+        usual, scale, mean = self._usual
+        return torch.cat([_salience(some.float(), usual).div(scale).clamp(max=10).mean((1, 2)) / mean for some in self.latents.split(4096)]).numpy()
 
     @cached_property
     def _usual(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -341,7 +356,7 @@ def train_student(
         rolls = step >= recipe.rollout_from * recipe.steps
         if not rolls or step % 2:
             layout = draw_layout(recipe, rng)
-            latents, actions, places = (share(drawn) for drawn in train.draw(layout, recipe.batch, recipe.model.action_history, rng))
+            latents, actions, places = (share(drawn) for drawn in train.draw(layout, recipe.batch, recipe.model.action_history, rng, recipe.stands_out))
             with half_precision(recipe):
                 prices = train.prices(latents[:, layout.sink + layout.offset :], recipe.stands_out)
                 loss, errors, sigma = clip_loss(model, recipe, latents, actions, places, layout, rng, prices)

@@ -173,11 +173,12 @@ def _export(made: World, held_out: Clips, judge: Judge | None, *files: Path) -> 
 def build_world(recipe: WorldRecipe, autoencoder: Autoencoder, transformer: Transformer, latents: LatentClips) -> World:
     """Put a world together: card, networks and varied start clips."""
     student, origin = recipe.student, recipe.origin
-    window = replace(student.window, ladder=recipe.ladder)
-    starts = choose_starts(latents, window.context.cache, recipe.num_starts, autoencoder)
+    context = student.window.context
+    window = replace(student.window, ladder=recipe.ladder, context=replace(context, cache=recipe.context or context.cache))
+    starts = choose_starts(latents, context.cache, recipe.num_starts, autoencoder)
     card = Card(
         format=1, **{name: getattr(origin, name) for name in origin.__struct_fields__},
-        rollback=recipe.rollback, num_starts=recipe.num_starts, start_frames=window.context.cache,
+        rollback=recipe.rollback, num_starts=recipe.num_starts, start_frames=context.cache,
         transformer=_plain(student.model), autoencoder=_plain(autoencoder.config), window=_plain(window),
     )  # fmt: skip
     return World(card, autoencoder, transformer, window, starts)
