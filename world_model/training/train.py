@@ -175,7 +175,7 @@ def build_world(recipe: WorldRecipe, autoencoder: Autoencoder, transformer: Tran
     student, origin = recipe.student, recipe.origin
     context = student.window.context
     window = replace(student.window, ladder=recipe.ladder, context=replace(context, cache=recipe.context or context.cache))
-    starts = choose_starts(latents, context.cache, recipe.num_starts, autoencoder)
+    starts = choose_starts(latents, context.cache, recipe.num_starts, autoencoder, transformer)
     card = Card(
         format=1, **{name: getattr(origin, name) for name in origin.__struct_fields__},
         rollback=recipe.rollback, num_starts=recipe.num_starts, start_frames=context.cache,
@@ -185,10 +185,13 @@ def build_world(recipe: WorldRecipe, autoencoder: Autoencoder, transformer: Tran
 
 
 @torch.no_grad()
-def choose_starts(latents: LatentClips, length: int, count: int, autoencoder: Autoencoder, candidates: int = 2000) -> dict[str, torch.Tensor]:
+def choose_starts(
+    latents: LatentClips, length: int, count: int, autoencoder: Autoencoder, transformer: Transformer, candidates: int = 2000
+) -> dict[str, torch.Tensor]:
     """Choose clips that end in views with contrast and far from each other (farthest-point selection on the last latent).
 
-    A fifth of the views, the farthest from the mean one, is left out: nobody wants to begin in the moment of death.
+    A fifth of the views, the farthest from the mean one, is left out: nobody wants to begin in the moment of death. So are, in worlds that recall, two thirds
+    of the others: those that look least like what is remembered from where the clip seems to have come.
     """
     rng = np.random.default_rng(0)
     first = rng.choice(latents.clips.starts(length), candidates)
@@ -196,8 +199,15 @@ def choose_starts(latents: LatentClips, length: int, count: int, autoencoder: Au
     first = first[contrast >= np.median(contrast)]
     views = latents.latents[torch.from_numpy(first + length - 1)].float().flatten(1)
     strange = (views - views.mean(0)).square().sum(1)
-    usual = strange <= strange.quantile(0.8)
-    first, views = first[usual.numpy()], views[usual]
+    kept = strange <= strange.quantile(0.8)
+    if transformer.config.recall_width:
+        rows = first[kept.numpy()][:, None] + np.arange(length)
+        told = torch.from_numpy(latents.clips.histories(rows, transformer.config.action_history))
+        seen = latents.latents[torch.from_numpy(rows)].float()
+        _, remembered = transformer.recall.follow(seen[:, :-1], told[:, 1:], torch.zeros(len(rows), 1, 4))
+        lost = (remembered[:, -1] - seen[:, -1]).square().mean((1, 2, 3))
+        kept[kept.clone()] = lost <= lost.quantile(1 / 3)
+    first, views = first[kept.numpy()], views[kept]
     chosen = [0]
     distance = (views - views[0]).square().sum(1)
     while len(chosen) < count:
