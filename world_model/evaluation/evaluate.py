@@ -53,9 +53,10 @@ def run(
     folder = Path(out) if out else Path("runs") / "evaluation" / loaded.card.name
     folder.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"world": loaded.card.name, "machine": bench.machine(), "minutes": minutes, "seeds": seeds, "judge": seer.config.figures}
-    real = real_slices(loaded, seer, seeds) if has_real(loaded) else None
-    if real is not None:
-        report["real_distance"] = round(drift.real_distance(real), 3)
+    real = None
+    if has_real(loaded):
+        real, flagged = real_slices(loaded, seer, seeds)
+        report |= {"real_distance": round(drift.real_distance(real), 3), "real_flagged_share": round(flagged, 4)}
     report["variants"] = {}
     for name, (variant, rolling) in variants(loaded, against, device).items():
         played = drift.play(variant, seer, minutes, seeds, rolling=rolling, progress=Progress(name))
@@ -83,18 +84,19 @@ def variants(world: World, against: tuple[str, ...], device: str) -> dict[str, t
     return {"full": (world, True), "frame by frame": (world, False), "no sink": (without_sink, True), **others}
 
 
-def real_slices(world: World, judge: Judge, seeds: int, slices: int = 12) -> list[np.ndarray]:
-    """Return features of slices of real play, as many frames each as a slice of the world's; played by the same restless players."""
+def real_slices(world: World, judge: Judge, seeds: int, slices: int = 12) -> tuple[list[np.ndarray], float]:
+    """Return features of slices of real play, as many frames each as a slice of the world's, and the share that looks dead; by the same restless players."""
     game, size = RealGame(world), round(drift.SLICE_S * world.card.fps)
-    features = []
+    features, flagged = [], 0
     for number in range(slices):
         players = [bench.player(world, 1000 * number + n) for n in range(seeds)]
         tapes = [[next(player) for _ in range(size)] for player in players]
         clips = game.clips(seeds, size + 2 + 17, tapes, seed=number)
-        frames = clips.frames.reshape(seeds, -1, *clips.frames.shape[1:])[:, -size - 2 :]
+        frames, actions = (rows.reshape(seeds, -1, *rows.shape[1:])[:, -size - 2 :] for rows in (clips.frames, clips.actions))
         features.append(np.concatenate([judge.see(clip).features for clip in frames]))
+        flagged += sum(bool(drift.Watch(world.card.fps).look(clip[2:], told[2:])) for clip, told in zip(frames, actions, strict=True))
     game.close()
-    return features
+    return features, flagged / (slices * seeds)
 
 
 class Progress:
@@ -121,12 +123,13 @@ def table(report: dict[str, Any]) -> str:
     lines = [f"{report['world']} on {report['machine']}: {report['seeds']} rollouts of {report['minutes']:g} minutes"]
     if "real_distance" in report:
         lines.append(f"two random slices of real play lie {report['real_distance']:.2f} apart (Fréchet distance of the judge's features)")
-    lines.append(f"{'variant':<18}{'drift':>8}{'from real':>16}{'contrast':>16}{'sharpness':>16}{'collapsed':>11}  action F1")
+        lines.append(f"{report['real_flagged_share']:.1%} of slices of real play look dead")
+    lines.append(f"{'variant':<18}{'drift':>8}{'from real':>16}{'contrast':>16}{'sharpness':>16}{'collapsed':>11}{'slices':>8}  action F1")
     for name, row in report["variants"].items():
         curves = (row.get("from_real"), row["statistics"]["contrast"], row["statistics"]["sharpness"])
         far, contrast, sharpness = (f"{values[0]:.1f} to {values[-1]:.1f}" if values else "" for values in curves)
         reads = ", ".join(f"{at}: {f1:.2f}" for at, f1 in row["action_f1"].items())
-        lines.append(f"{name:<18}{row['drift']:>8.2f}{far:>16}{contrast:>16}{sharpness:>16}{row['collapsed']:>11}  {reads}")
+        lines.append(f"{name:<18}{row['drift']:>8.2f}{far:>16}{contrast:>16}{sharpness:>16}{row['collapsed']:>11}{row['flagged_share']:>8.1%}  {reads}")
     lines.append("the judge on real held-out frames: " + ", ".join(f"{name} {value:g}" for name, value in report["judge"].items()))
     for kind, by_horizon in report.get("fidelity", {}).items():
         lines.append(f"{kind:<22}" + "  ".join(f"{h}: {value:.2f}" for h, value in by_horizon.items()))
