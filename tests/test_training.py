@@ -24,7 +24,7 @@ from world_model.training.optimizer import MuonAdamW
 from world_model.training.recall import RecallRecipe, blurred_places, follow_loss, memory_loss, train_recall
 from world_model.training.recipe import RECIPES
 from world_model.training.rollout import Rollout, RolloutRecipe, Streams
-from world_model.training.student import LatentClips, Layout, StudentRecipe, clip_loss, train_student
+from world_model.training.student import BEFORE_ROLLOUTS, LatentClips, Layout, StudentRecipe, clip_loss, train_student
 from world_model.training.train import adopt
 from world_model.training.train import run as train_world
 from world_model.transformer import Transformer, TransformerConfig
@@ -114,6 +114,15 @@ def test_a_killed_student_goes_on_as_if_nothing_had_happened(
     resumed = train_student(STUDENT, latents, latents, autoencoder, tmp_path / "cut")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_a_student_is_kept_as_it_was_before_its_first_rollout(latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:
+    trained = train_student(replace(STUDENT, rollout_from=0.5), latents, latents, autoencoder, tmp_path / "late")
+    kept = torch.load(tmp_path / "late" / BEFORE_ROLLOUTS, weights_only=True)
+    clips_alone = train_student(replace(STUDENT, steps=3, rollout_from=1.0), latents, latents, autoencoder, tmp_path / "never")
+    trained_for = [sum(float((a - b).abs().sum()) for a, b in zip(kept.values(), model.state_dict().values(), strict=True)) for model in (clips_alone, trained)]
+    assert trained_for[0] < trained_for[1], "three steps are nearer to three than to six"
+    assert not (tmp_path / "never" / BEFORE_ROLLOUTS).exists()
 
 
 def test_two_ranks_train_as_one(clips: Clips, latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ class WorldRecipe:
 
     A world plays with the levels of ``ladder``, fewer than it was trained with: two look like three, tick faster and leave less speculation to unmake. So do
     ``context`` blocks of context, if not as many as in training: with a memory of places 9 are as good as 17.
-    ``rollback`` is its depth by default. No steps of distillation are made unless they are asked for: it made the race track better and, at rates that were
-    too high, the maze worse. Nor is a teacher of its own: the student learns to be one, too, in a fifth of its clips.
+    ``rollback`` is its depth by default. No steps of distillation are made unless they are asked for: it made the race track and the maze better but, at rates
+    that were too high, the maze worse. Nor is a teacher of its own: the student learns to be one, too, in a fifth of its clips.
     """
 
     origin: Origin
@@ -78,15 +78,23 @@ def recalling(recipe: WorldRecipe, width: int = 384) -> WorldRecipe:
 
 
 def corrected(recipe: WorldRecipe, rollout: RolloutRecipe, stands_out: float = 0.0) -> WorldRecipe:
-    """Return the recipe of a world whose student's last steps are corrected along its own history; the shipped ones were made in two goes."""
+    """Return the recipe of a world whose student's last steps are corrected along its own history; the shipped ones were made in several goes."""
     return replace(recipe, student=replace(recipe.student, rollout=rollout, rollout_from=0.6, stands_out=stands_out))
 
 
 RECIPES: dict[str, Callable[[], WorldRecipe]] = {
-    "maze": lambda: corrected(
-        recalling(derive(SOURCES["maze"].origin)), RolloutRecipe(shortest=8, longest=100, known=100, adversary_price=0.03, rollbacks=0.05)
+    "maze": lambda: replace(
+        corrected(recalling(derive(SOURCES["maze"].origin)), RolloutRecipe(longest=60, known=60, adversary_price=0.3, rollbacks=0.05)),
+        distill=DistillRecipe(
+            steps=1600, longest=40, known=40, critic_steps=3,
+            student_muon_rate=2e-4, student_adam_rate=2e-5, critic_muon_rate=5e-4, critic_adam_rate=5e-5,
+        ),
     ),
-    "arena": lambda: corrected(derive(SOURCES["arena"].origin), RolloutRecipe(longest=40, known=20, late_price=0.1, rollbacks=0.05), stands_out=1.0),
+    "arena": lambda: corrected(
+        derive(SOURCES["arena"].origin),
+        RolloutRecipe(batch=16, shortest=2, longest=24, known=3, adversary_price=0.6, rollbacks=0.05),
+        stands_out=3.0,
+    ),
     "racing": lambda: replace(derive(SOURCES["racing"].origin), distill=DistillRecipe()),
 }
 

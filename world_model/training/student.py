@@ -10,6 +10,7 @@ network made, and it has to find back from there.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -153,6 +154,7 @@ def draw_levels(recipe: StudentRecipe, layout: Layout, batch: int, rng: np.rando
     return torch.from_numpy(sigma.reshape(batch, -1).astype(np.float32))
 
 
+BEFORE_ROLLOUTS = "student-before-rollouts.pt"  # averaged weights that have seen real pasts only: the better teacher for a distillation
 MAP_STEP = 16  # in the game's own units: a map keeps its size when more is collected
 
 
@@ -351,9 +353,12 @@ def train_student(
     run = Run(out, stage, recipe.steps, parts)
     rollout_losses: list[float] = []
     seen: list[tuple[float, np.ndarray, np.ndarray]] = []
+    first_rollout = math.ceil(recipe.rollout_from * recipe.steps)
     for step in run:
         rng = run.rng(step)
-        rolls = step >= recipe.rollout_from * recipe.steps
+        rolls = step >= first_rollout
+        if 0 < step == first_rollout:
+            keep(out / BEFORE_ROLLOUTS, average)
         if not rolls or step % 2:
             layout = draw_layout(recipe, rng)
             latents, actions, places = (share(drawn) for drawn in train.draw(layout, recipe.batch, recipe.model.action_history, rng, recipe.stands_out))
@@ -391,6 +396,14 @@ def averaged(model: Transformer, average: Average) -> Transformer:
     smooth = Transformer(model.config)
     smooth.load_state_dict(whole(average.shadow))
     return smooth.eval()
+
+
+def keep(path: Path, average: Average) -> None:
+    """Write averaged weights to a file of their own."""
+    weights = whole(average.shadow)
+    if is_first():
+        torch.save(weights, path.with_suffix(".part"))
+        path.with_suffix(".part").rename(path)
 
 
 def by_level(seen: list[tuple[float, np.ndarray, np.ndarray]], ladder: tuple[float, ...]) -> dict[str, float]:

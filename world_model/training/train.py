@@ -23,7 +23,7 @@ from world_model.training.judge import train_judge
 from world_model.training.ranks import count_ranks, is_first, join_ranks, leave_ranks, wait_for_all
 from world_model.training.recall import train_recall
 from world_model.training.recipe import RECIPES, WorldRecipe, check, find_recipe, recalling
-from world_model.training.student import LatentClips, train_student
+from world_model.training.student import BEFORE_ROLLOUTS, LatentClips, train_student
 from world_model.transformer import Transformer, TransformerConfig
 from world_model.world import World
 
@@ -124,6 +124,9 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     files = [out / f"{recipe.origin.name}-student.safetensors", *([world_file] if finished else [])]
     _export(build_world(recipe, autoencoder, student, latents), held_out, judge, *files)
     if distils and not finished:
+        if teacher is None and (out / BEFORE_ROLLOUTS).exists():
+            teacher = Transformer(recipe.student.model)
+            teacher.load_state_dict(torch.load(out / BEFORE_ROLLOUTS, weights_only=True))
         played = replace(recipe.student, window=replace(recipe.student.window, ladder=recipe.ladder))  # one schedule for play and training
         student = distill(recipe.distill, played, student, latents, held_out_latents, autoencoder, out, teacher)
         _export(build_world(recipe, autoencoder, student, latents), held_out, judge, world_file)
