@@ -7,6 +7,7 @@ yardstick is real play: the distance between two random slices of it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ FROZEN, FROZEN_S = 0.5, 2.0  # mean change per frame, in steps of 255, of a pict
 LOOP, LOOP_S = 1.0, 1.0  # mean difference, in steps of 255, of a small picture from one seen before, and for how long it must follow it
 
 
-@dataclass
+@dataclass(frozen=True)
 class Played:
     """What was seen of some streams: in slices of n frames each, with the streams laid end to end in a slice.
 
@@ -30,8 +31,7 @@ class Played:
         features: of each slice [streams * n, d].
         seen, told: the actions read off the frames and those commanded, bool [streams * n, actions], for each slice.
         statistics: of each slice: brightness, contrast and sharpness, in steps of 255.
-        flags: for each stream the names of what has died in it.
-        flagged: in how many slices of all streams something looked dead.
+        flags: for each stream, and each slice of it, the names of what looked dead.
         sheet: the last frame of each slice, uint8 [slices, streams, height, width, 3].
     """
 
@@ -39,8 +39,7 @@ class Played:
     seen: list[np.ndarray]
     told: list[np.ndarray]
     statistics: list[dict[str, float]]
-    flags: list[list[str]]
-    flagged: int
+    flags: list[list[list[str]]]
     sheet: np.ndarray
 
 
@@ -63,7 +62,7 @@ def play(
     count = max(1, round(60 * minutes / SLICE_S))
     stream = world.stream(seed=list(range(seed, seed + seeds)), start=[n % world.card.num_starts for n in range(seeds)])
     players = [player(world, seed + n) for n in range(seeds)]
-    played = Played([], [], [], [], [[] for _ in range(seeds)], 0, np.zeros((count, *stream.screen.shape), np.uint8))
+    played = Played([], [], [], [], [[] for _ in range(seeds)], np.zeros((count, *stream.screen.shape), np.uint8))
     watch = [Watch(world.card.fps) for _ in range(seeds)]
     before = None
     for number in range(count):
@@ -76,9 +75,7 @@ def play(
         played.told.append(told)
         played.statistics.append(statistics(frames))
         for n in range(seeds):
-            flags = watch[n].look(frames[:, n], actions[:, n])
-            played.flags[n] += [flag for flag in flags if flag not in played.flags[n]]
-            played.flagged += bool(flags)
+            played.flags[n].append(watch[n].look(frames[:, n], actions[:, n]))
         played.sheet[number] = frames[-1]
         before = frames[1 - FRAMES :]
         progress((number + 1) / count)
@@ -140,9 +137,9 @@ def report(played: Played, real: list[np.ndarray] | None) -> dict[str, Any]:
     features = played.features
     told: dict[str, Any] = {
         "drift": round(frechet(features[0], features[-1]), 3),
-        "collapsed": sum(map(bool, played.flags)),
-        "flags": played.flags,
-        "flagged_share": round(played.flagged / (len(features) * len(played.flags)), 4),
+        "collapsed": sum(map(any, played.flags)),
+        "flags": [list(dict.fromkeys(chain(*stream))) for stream in played.flags],
+        "flagged_share": round(float(np.mean([[bool(flags) for flags in stream] for stream in played.flags])), 4),
         "statistics": {name: [round(s[name], 2) for s in played.statistics] for name in played.statistics[0]},
         "action_f1": {},
     }

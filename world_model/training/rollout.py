@@ -139,13 +139,12 @@ class Rollout(Streams):
         price = follows * (1.0 if played < recipe.known else recipe.late_price)
         sigma = torch.tensor([self.config.ladder[level] for level in window.levels])
         x0 = window.denoise()
-        prices = self.clips.prices(real, self.stands_out)
+        prices = self.clips.prices(real, self.stands_out).expand_as(real[:, :, 0])
         errors = ((x0 - real).square().mean(2) * prices).mean((2, 3))
         loss = (price * errors / sigma.clamp(min=0.3)).mean()
         if recipe.adversary_price and window.levels[0] == len(self.config.ladder) - 1:  # the frames ahead are not finished, and need not look so
             made, step = (window.last[:, 0], x0[:, 0].detach(), window.actions[:, 0]), (self.clips.latents[rows[:, 0] - 1].float(), real[:, 0], tape[:, 0])
-            pull = self._pull(made, step) * (prices[:, 0, None] if self.stands_out else prices)
-            towards = 2 * recipe.adversary_price * (x0[:, 0] * pull).mean()
+            towards = 2 * recipe.adversary_price * (x0[:, 0] * prices[:, :1] * self._pull(made, step)).mean()
             loss = loss + towards - towards.detach()
         window.step_down(x0.detach())
         return loss

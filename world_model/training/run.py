@@ -67,9 +67,7 @@ class Run:
         """Write the checkpoint under a temporary name, then rename it; all ranks have the same, or parts of it."""
         states = {name: whole(part.state_dict()) for name, part in self.parts.items()}
         if is_first():
-            temporary = self.path.with_suffix(".pt.part")
-            torch.save({"step": self.step, **states}, temporary)
-            os.replace(temporary, self.path)
+            save({"step": self.step, **states}, self.path)
         wait_for_all()
 
     def log(self, step: int, **metrics: float) -> None:
@@ -82,6 +80,13 @@ class Run:
         text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         eta = (self.steps - step) * pace / 60
         print(f"{self.stage} {step}/{self.steps}  {text}  {pace:.3f} s/step  ETA {eta:.1f} min", flush=True)
+
+
+def save(contents: Any, path: Path) -> None:
+    """Write tensors under a temporary name, then rename the file: it is there whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    torch.save(contents, temporary)
+    os.replace(temporary, path)
 
 
 class Average:

@@ -35,7 +35,7 @@ from world_model.training.optimizer import MuonAdamW
 from world_model.training.ranks import average_gradients, count_ranks, is_first, normal_like, shard, share, wait_for_all, whole
 from world_model.training.recall import blur, blurred_places
 from world_model.training.rollout import Rollout, RolloutRecipe
-from world_model.training.run import Average, Run, Stateful, learning_rate
+from world_model.training.run import Average, Run, Stateful, learning_rate, save
 from world_model.transformer import Transformer, TransformerConfig
 
 
@@ -179,8 +179,7 @@ class LatentClips:
         for i in range(0, len(clips.frames), 4096):
             parts.append(encode_all(encoder, clips.frames[i : i + 4096]).bfloat16().contiguous())
             print(f"encoding {min(i + 4096, len(clips.frames))}/{len(clips.frames)} frames", flush=True)
-        torch.save(torch.cat(parts), path.with_suffix(".part"))
-        path.with_suffix(".part").rename(path)
+        save(torch.cat(parts), path)
 
     def draw(self, layout: Layout, batch: int, history: int, rng: np.random.Generator, stands_out: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
         """Draw clips with their sinks; `stands_out` as in `draw_starts`.
@@ -205,11 +204,10 @@ class LatentClips:
         """Return what errors count at each position of latent frames [..., c, h, w]: [..., h, w], one in the mean over the clips."""
         if not stands_out:
             return frames.new_ones(())
-        usual, scale, mean = self._usual
-        return (1 + stands_out * _salience(frames, usual).div(scale).clamp(max=10)) / (1 + stands_out * mean)
+        return (1 + stands_out * self._salience(frames)) / (1 + stands_out * self._usual[2])
 
     def draw_starts(self, length: int, at: int, batch: int, rng: np.random.Generator, stands_out: float) -> np.ndarray:
-        """Draw the rows [batch] at which clips of so many frames begin: those whose frame `at` is unusual `stands_out` times more often."""
+        """Draw the rows [batch] at which clips of so many frames begin: the odds grow with how unusual their frame `at` is, times `stands_out`."""
         starts = self.clips.starts(length)
         if not stands_out:
             return starts[rng.integers(len(starts), size=batch)]
@@ -219,17 +217,21 @@ class LatentClips:
     @cached_property
     def _unusual(self) -> np.ndarray:
         """How unusual every frame is [n], one in the mean."""
-        usual, scale, mean = self._usual
-        return torch.cat([_salience(some.float(), usual).div(scale).clamp(max=10).mean((1, 2)) / mean for some in self.latents.split(4096)]).numpy()
+        return torch.cat([self._salience(some.float()).mean((1, 2)) / self._usual[2] for some in self.latents.split(4096)]).numpy()
+
+    def _salience(self, frames: Tensor) -> Tensor:
+        """Return by how many times the mean square of all places each place of frames [..., c, h, w] is unusual, at most ten: [..., h, w]."""
+        usual, scale, _ = self._usual
+        return _differences(frames, usual).div(scale).clamp(max=10)
 
     @cached_property
     def _usual(self) -> tuple[Tensor, Tensor, Tensor]:
         """The mean frame without its brightness [c, h, w], the mean square by which frames differ from it, and the mean of this up to ten times as much."""
         some = self.latents[:: max(1, len(self.latents) // 4096)].float()
         usual = (some - some.mean((-1, -2), keepdim=True)).mean(0)
-        salience = _salience(some, usual)
-        scale = salience.mean()
-        return usual, scale, (salience / scale).clamp(max=10).mean()
+        differences = _differences(some, usual)
+        scale = differences.mean()
+        return usual, scale, (differences / scale).clamp(max=10).mean()
 
     def with_sinks(self, first: np.ndarray, sink: int, length: int, rng: np.random.Generator) -> np.ndarray:
         """Return the rows of clips of `length` frames from the rows `first` on; their first `sink` frames are from there or from long before.
@@ -241,7 +243,7 @@ class LatentClips:
         return np.concatenate([sinks[:, None] + np.arange(sink), first[:, None] + np.arange(sink, length)], 1)
 
 
-def _salience(frames: Tensor, usual: Tensor) -> Tensor:
+def _differences(frames: Tensor, usual: Tensor) -> Tensor:
     """Return the mean square [..., h, w] by which latent frames [..., c, h, w] differ near each position from the usual frame, brightness apart."""
     differences = (frames - frames.mean((-1, -2), keepdim=True) - usual).square().mean(-3)
     return F.avg_pool2d(differences.flatten(0, -3)[:, None], 3, 1, 1, count_include_pad=False).view_as(differences)
@@ -402,8 +404,7 @@ def keep(path: Path, average: Average) -> None:
     """Write averaged weights to a file of their own."""
     weights = whole(average.shadow)
     if is_first():
-        torch.save(weights, path.with_suffix(".part"))
-        path.with_suffix(".part").rename(path)
+        save(weights, path)
 
 
 def by_level(seen: list[tuple[float, np.ndarray, np.ndarray]], ladder: tuple[float, ...]) -> dict[str, float]:

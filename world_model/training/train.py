@@ -202,15 +202,16 @@ def choose_starts(
     first = first[contrast >= np.median(contrast)]
     views = latents.latents[torch.from_numpy(first + length - 1)].float().flatten(1)
     strange = (views - views.mean(0)).square().sum(1)
-    kept = strange <= strange.quantile(0.8)
+    usual = strange <= strange.quantile(0.8)
+    first, views = first[usual.numpy()], views[usual]
     if transformer.config.recall_width:
-        rows = first[kept.numpy()][:, None] + np.arange(length)
+        rows = first[:, None] + np.arange(length)
         told = torch.from_numpy(latents.clips.histories(rows, transformer.config.action_history))
         seen = latents.latents[torch.from_numpy(rows)].float()
         _, remembered = transformer.recall.follow(seen[:, :-1], told[:, 1:], torch.zeros(len(rows), 1, 4))
         lost = (remembered[:, -1] - seen[:, -1]).square().mean((1, 2, 3))
-        kept[kept.clone()] = lost <= lost.quantile(1 / 3)
-    first, views = first[kept.numpy()], views[kept]
+        known = lost <= lost.quantile(1 / 3)
+        first, views = first[known.numpy()], views[known]
     chosen = [0]
     distance = (views - views[0]).square().sum(1)
     while len(chosen) < count:
