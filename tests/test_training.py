@@ -184,7 +184,7 @@ def test_rollouts_compare_every_pass_with_the_frames_of_its_own_time(latents: La
         def forward(self, x, sigma, attend, actions=None, text=None, wanted=None, before=None):
             window = rollout.window
             first = window.start - int(x.shape[1] > len(window.levels)) + lag
-            rows = rollout.rows[:, None] + first + np.arange(x.shape[1])
+            rows = np.stack([rollout.at(first + n) for n in range(x.shape[1])], 1)
             super().forward(x, sigma, attend, actions, text, wanted, before)
             return latents.latents[torch.from_numpy(np.clip(rows, 0, len(latents.latents) - 1))].float()[:, x.shape[1] - wanted :]
 
@@ -197,6 +197,29 @@ def test_rollouts_compare_every_pass_with_the_frames_of_its_own_time(latents: La
             losses[lag] = [float(rollout.loss(rng)) for _ in range(8)]
     assert max(losses[0]) < 1e-6
     assert min(losses[1]) > 1e-3
+
+
+def test_who_rests_stands_still_for_longer_than_was_recorded_and_then_goes_on(latents: LatentClips) -> None:
+    """The toy player never rests for more than a dozen frames; here he does."""
+    recipe = replace(STUDENT.rollout, batch=8, shortest=60, longest=60, known=2, rests=1.0, rest_within=4)
+    streams = Streams(recipe, STUDENT.window, Transformer(STUDENT.model), latents)
+    streams.go_on(np.random.default_rng(0))
+    since, ticks = streams.rests
+    assert ticks.max() > 20
+    rested = latents.latents[torch.from_numpy(streams.at(since[0]))]
+    for block in range(streams.begin, streams.end):
+        resting = (since <= block) & (block <= since + ticks)
+        rows = streams.at(block)
+        assert (streams.at(block + 1) - rows == 1 - ((since <= block) & (block < since + ticks))).all()
+        assert not latents.clips.actions[rows[resting]].any()
+        assert torch.equal(latents.latents[torch.from_numpy(rows)][resting], rested[resting])
+        assert torch.equal(streams.known(block), torch.from_numpy((block < streams.begin + 2) | (block <= since + ticks)))
+
+
+def test_where_nothing_stands_still_nobody_rests(latents: LatentClips) -> None:
+    restless = replace(latents, clips=replace(latents.clips, actions=np.ones_like(latents.clips.actions)))
+    with pytest.raises(SessionError, match="never stands still"):
+        restless.draw_rests(20, 10, 4, np.random.default_rng(0))
 
 
 TAUGHT = replace(STUDENT, steps=300, batch=8, short_share=0.0, rollout_from=1.0)

@@ -37,8 +37,7 @@ class DistillRecipe(StreamRecipe):
 
     The streams are short: what has gone wrong long before a window the teacher takes for granted. At ten times these rates, and after up to 200 ticks, the
     worlds became worse than what they began from. ``critic_steps`` of a step's passes also train the critic. ``rolling_share`` of the steps roll, the others
-    play frame by frame. While a stream is within ``known`` ticks of its real past the true frames pull too, with the weight ``truth_price``: there is one
-    right answer then.
+    play frame by frame. Where the truth is known it pulls too, with the weight ``truth_price``: there is one right answer then.
     """
 
     batch: int = 8
@@ -48,7 +47,6 @@ class DistillRecipe(StreamRecipe):
     steps: int = 1100
     critic_steps: int = 5
     rolling_share: float = 0.5
-    known: int = 8
     truth_price: float = 0.2
     student_muon_rate: float = 1e-4
     student_adam_rate: float = 1e-5
@@ -116,8 +114,8 @@ class Distillation(Streams):
                 x0 = window.denoise()
             if number == chosen:
                 loss, told["student"] = self._distance(window, x0)
-                if window.start - self.begin < recipe.known:
-                    loss, told["truth"] = self._add_truth(window, x0, loss)
+                if (known := self.known(window.start)).any():
+                    loss, told["truth"] = self._add_truth(window, x0, loss, known)
                 loss.backward()
             made = x0.detach()
             if number < recipe.critic_steps:
@@ -134,10 +132,10 @@ class Distillation(Streams):
         gradient = (fake - real) / (made - real).abs().mean((1, 2, 3, 4), keepdim=True).clamp(min=1e-3)
         return 0.5 * (x0 - (made - gradient)).square().mean(), float(gradient.abs().mean())
 
-    def _add_truth(self, window: RollingWindow, x0: Tensor, loss: Tensor) -> tuple[Tensor, float]:
-        """Add the error against the frames that the real game showed, of those of the window whose tape was played: its first."""
-        real = self.clips.latents[torch.from_numpy(self.rows + window.start)].float()
-        error = (x0[:, 0] - real).square().mean()
+    def _add_truth(self, window: RollingWindow, x0: Tensor, loss: Tensor, known: Tensor) -> tuple[Tensor, float]:
+        """Add the error against the frames that the real game showed where `known` [batch], of those of the window whose tape was played: its first."""
+        real = self.clips.latents[torch.from_numpy(self.at(window.start))].float()
+        error = ((x0[:, 0] - real).square().mean((1, 2, 3)) * known).mean()
         return loss + self.recipe.truth_price * error, error.item()
 
     def _train_critic(self, window: RollingWindow, made: Tensor, rate: float) -> float:

@@ -28,14 +28,19 @@ if TYPE_CHECKING:
 class StreamRecipe:
     """How to roll out: ``batch`` streams in step, from a real past of up to ``past`` frames, for ``shortest`` to ``longest`` ticks.
 
-    A share ``rollbacks`` of the ticks begins with a rollback by a random depth, as when a player changes his mind.
+    The truth is known for the first ``known`` of these. A share ``rollbacks`` of the ticks begins with a rollback by a random depth, as when a player changes
+    his mind. A share ``rests`` of the streams comes to rest within ``rest_within`` ticks and stands still for longer than recorded players do; all that time
+    the truth is known, too. Only worlds that stand still when the player does can have rests.
     """
 
     batch: int = 8
     past: int = 17
     shortest: int = 4
     longest: int = 20
+    known: int = 8
     rollbacks: float = 0.15
+    rests: float = 0.0
+    rest_within: int = 12
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,10 @@ class RolloutRecipe(StreamRecipe):
     """How to correct rollouts, one tick per training step.
 
     ``adversary_price`` is the size of the adversary's pull, as an error of the latents, and where something stands out it pulls as much more as the truth does;
-    after ``known`` ticks the truth counts ``late_price`` times as much as before.
+    where the truth is not known it counts ``late_price`` times as much.
     """
 
     adversary_price: float = 0.1
-    known: int = 8
     late_price: float = 0.05
 
 
@@ -59,6 +63,7 @@ class Streams:
         self.shape: tuple[int, int, int] = tuple(clips.latents.shape[1:])  # type: ignore[assignment]
         self.window: RollingWindow | None = None
         self.rows = np.zeros(0, np.int64)  # of each stream: the data's row of block 0
+        self.rests = np.zeros((2, 0), np.int64)  # of each stream: the block from which on it stands still, and for how many
         self.seed = 0
         self.begin = self.end = 0  # blocks at which the streams began, and begin anew
 
@@ -72,13 +77,22 @@ class Streams:
             self._begin(rng)
         assert self.window is not None
         if self.model.config.recall_width:
-            places = self.clips.places[torch.from_numpy(self.rows + self.window.start - 1)]
+            places = self.clips.places[torch.from_numpy(self.at(self.window.start - 1))]
             self.window.locate(blurred_places(places[:, None], rng, finest=-3.5, coarsest=-1.8))
         return self.window
 
+    def at(self, block: int) -> np.ndarray:
+        """Return the data's row [batch] of a block; a player who rests stays at one row."""
+        since, ticks = self.rests
+        return self.rows + block - np.clip(block - since, 0, ticks)
+
+    def known(self, block: int) -> Tensor:
+        """Return for which streams [batch] the truth of a block is the right answer: those that have not been on their own for long, or rest."""
+        return torch.from_numpy((self.rests[1] > 0) & (block <= self.rests.sum(0)) | (block - self.begin < self.recipe.known))
+
     def action(self, window: RollingWindow, rng: np.random.Generator) -> Tensor:
         """Return the tape's action for the front of the window [batch, actions]; in a share of the ticks roll back first, as for a change of mind."""
-        action = torch.from_numpy(self.clips.clips.actions[self.rows + window.start])
+        action = torch.from_numpy(self.clips.clips.actions[self.at(window.start)])
         if rng.random() < self.recipe.rollbacks:
             with torch.no_grad():
                 window.roll_back(action, int(rng.integers(1, len(self.config.ladder))))
@@ -93,6 +107,10 @@ class Streams:
         length = past + ticks + 2 * len(self.config.ladder)
         first, self.seed = self.clips.draw_starts(length, past, recipe.batch, rng, self.stands_out), int(rng.integers(1 << 62))
         self.begin, self.end = past, past + ticks
+        resting = rng.random(recipe.batch) < recipe.rests
+        since = past + int(rng.integers(recipe.rest_within)) if resting.any() else past
+        first[resting] = self.clips.draw_rests(length, since, int(resting.sum()), rng)
+        self.rests = share(np.stack([np.full(recipe.batch, since), resting * rng.integers(1, ticks + 1, recipe.batch)], 1)).T
         self.window = window = self._new_window()
         rows, self.rows = share(self.clips.with_sinks(first, sink, past, rng)), share(first)
         self._remember(window, self.clips.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.clips.actions[rows]))
@@ -106,12 +124,14 @@ class Streams:
 
     def state_dict(self) -> dict[str, Any]:
         window = None if self.window is None else self.window.snapshot()
-        return {"rows": torch.from_numpy(self.rows), "seed": self.seed, "begin": self.begin, "end": self.end, "window": window}
+        rows, rests = torch.from_numpy(self.rows), torch.from_numpy(self.rests)
+        return {"rows": rows, "rests": rests, "seed": self.seed, "begin": self.begin, "end": self.end, "window": window}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if count_ranks() > 1 or len(state["rows"]) != self.recipe.batch:
             return  # a checkpoint holds the first rank's streams; several ranks begin theirs anew
-        self.rows, self.seed, self.begin, self.end = state["rows"].numpy(), state["seed"], state["begin"], state["end"]
+        self.rows, self.rests = state["rows"].numpy(), state["rests"].numpy()
+        self.seed, self.begin, self.end = state["seed"], state["begin"], state["end"]
         if state["window"] is not None:
             with torch.autocast("cpu", torch.bfloat16):
                 self.window = self._new_window()
@@ -131,20 +151,21 @@ class Rollout(Streams):
     def loss(self, rng: np.random.Generator) -> Tensor:
         """Make one tick with the whole batch and return its loss; the streams move on without gradient."""
         window, recipe = self.go_on(rng), self.recipe
-        played = window.start - self.begin
         window.enter(self.action(window, rng))
-        rows = torch.from_numpy(self.rows[:, None] + window.start + np.arange(len(window.levels)))
+        rows = torch.from_numpy(np.stack([self.at(window.start + ahead) for ahead in range(len(window.levels))], 1))
         real, tape = self.clips.latents[rows].float(), torch.from_numpy(self.clips.clips.actions)[rows]
         follows = (tape == window.actions).all(2).cumprod(1)  # the action held is the tape's up to here, so the truth is the right answer
-        price = follows * (1.0 if played < recipe.known else recipe.late_price)
+        price = follows * torch.where(self.known(window.start), 1.0, recipe.late_price)[:, None]
         sigma = torch.tensor([self.config.ladder[level] for level in window.levels])
         x0 = window.denoise()
         prices = self.clips.prices(real, self.stands_out).expand_as(real[:, :, 0])
         errors = ((x0 - real).square().mean(2) * prices).mean((2, 3))
         loss = (price * errors / sigma.clamp(min=0.3)).mean()
         if recipe.adversary_price and window.levels[0] == len(self.config.ladder) - 1:  # the frames ahead are not finished, and need not look so
-            made, step = (window.last[:, 0], x0[:, 0].detach(), window.actions[:, 0]), (self.clips.latents[rows[:, 0] - 1].float(), real[:, 0], tape[:, 0])
-            towards = 2 * recipe.adversary_price * (x0[:, 0] * prices[:, :1] * self._pull(made, step)).mean()
+            made = window.last[:, 0], x0[:, 0].detach(), window.actions[:, 0]
+            before = self.clips.latents[torch.from_numpy(self.at(window.start - 1))].float()
+            pull = self._pull(made, (before, real[:, 0], tape[:, 0]))
+            towards = 2 * recipe.adversary_price * (x0[:, 0] * prices[:, :1] * pull).mean()
             loss = loss + towards - towards.detach()
         window.step_down(x0.detach())
         return loss

@@ -28,6 +28,7 @@ from world_model.autoencoder import Autoencoder
 from world_model.context import ContextConfig
 from world_model.noise import AddressedNoise
 from world_model.schedule import add_noise
+from world_model.session import SessionError
 from world_model.stream import RollingWindow, WindowConfig, histories
 from world_model.training.autoencoder import encode_all
 from world_model.training.data import Clips
@@ -213,6 +214,24 @@ class LatentClips:
             return starts[rng.integers(len(starts), size=batch)]
         odds = np.cumsum(1 + stands_out * self._unusual[starts + at])
         return starts[np.searchsorted(odds, odds[-1] * rng.random(batch))]
+
+    def draw_rests(self, length: int, at: int, batch: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw the rows [batch] at which clips of so many frames begin whose player stands still in frame `at`, as long as he presses nothing.
+
+        Raises:
+            SessionError: nobody ever stood still.
+        """
+        starts = self.clips.starts(length)
+        starts = starts[self._still[starts + at]]
+        if batch and not len(starts):
+            raise SessionError(f"In {self.clips.folder} the picture never stands still, so no rest can be trained; leave rests out.")
+        return starts[rng.integers(len(starts), size=batch)] if batch else starts[:0]
+
+    @cached_property
+    def _still(self) -> np.ndarray:
+        """At which rows [n] nothing was pressed and the picture was the one before."""
+        same = (self.latents[1:] == self.latents[:-1]).flatten(1).all(1).numpy()
+        return np.concatenate([[False], same & ~self.clips.actions[1:].any(1)])
 
     @cached_property
     def _unusual(self) -> np.ndarray:
