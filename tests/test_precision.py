@@ -22,6 +22,8 @@ def test_the_faster_numbers_are_chosen_and_not_measured_again(faster: torch.dtyp
     assert precision.choose_dtype(CPU) == faster
     monkeypatch.setattr(precision, "time_products", lambda dtype: pytest.fail("measured again"))
     assert precision.choose_dtype(CPU) == faster
+    with precision.fast_autocast():
+        assert torch.is_autocast_enabled("cpu") == (faster == torch.bfloat16), "training computes in the same numbers"
     monkeypatch.setattr(precision, "processor", lambda: "another one")
     with pytest.raises(pytest.fail.Exception, match="measured again"):
         precision.choose_dtype(CPU)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from world_model.autoencoder import Autoencoder, AutoencoderConfig
 from world_model.motion import resample
+from world_model.precision import fast_autocast
 from world_model.psnr import psnr_db
 from world_model.training.data import Clips
 from world_model.training.optimizer import MuonAdamW
@@ -99,7 +100,7 @@ def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, 
         frames = torch.from_numpy(train.frames[share(rng.integers(len(train.frames), size=recipe.batch))])
         target = (frames.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         maps = share(draw_warps(rng, round(recipe.warp_share * recipe.batch / count_ranks()) * count_ranks()))
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             z = model.encoder(target).float()
             moved, seen = _warp_first(z, maps), inside(maps, *target.shape[2:])
             target = _warp_first(target, maps)
@@ -131,7 +132,7 @@ def _warp_first(images: Tensor, maps: Tensor) -> Tensor:
 @torch.no_grad()
 def reconstruct(model: Autoencoder, frames: np.ndarray) -> np.ndarray:
     """Encode and decode uint8 frames [n, height, width, 3]."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_autocast():
         return np.concatenate([model.decode(model.encode(torch.from_numpy(part.copy()))).numpy() for part in np.array_split(frames, max(1, len(frames) // 32))])
 
 
@@ -162,7 +163,7 @@ def set_latent_statistics(model: Autoencoder, clips: Clips, count: int = 2048, p
 @torch.no_grad()
 def encode_all(model: Autoencoder, frames: np.ndarray, batch: int = 64) -> Tensor:
     """Encode uint8 frames [n, height, width, 3] to float32 latents [n, channels, h, w]."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_autocast():
         return torch.cat([model.encode(torch.from_numpy(frames[i : i + batch].copy())) for i in range(0, len(frames), batch)])
 
 

@@ -53,7 +53,7 @@ class Clips:
         if meta.get("sessions") != listing:
             meta = _decode(sessions, cache)
         arrays = [np.load(cache / f"{name}.npy", mmap_mode="r" if name == "frames" else None) for name in ("frames", "actions", "states", "bounds")]
-        return cls(folder, arrays[0], arrays[1], arrays[2], arrays[3], tuple(meta["vocabulary"]))
+        return cls(folder, arrays[0][: arrays[3][-1]], arrays[1], arrays[2], arrays[3], tuple(meta["vocabulary"]))
 
     @property
     def knows_states(self) -> bool:

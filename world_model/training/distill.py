@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from world_model.autoencoder import Autoencoder
+from world_model.precision import fast_autocast
 from world_model.schedule import add_noise
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.training.optimizer import MuonAdamW
 from world_model.training.ranks import average_gradients, normal_like, shard, uniform_for
 from world_model.training.rollout import StreamRecipe, Streams
 from world_model.training.run import Average, Run, Stateful, learning_rate
-from world_model.training.student import LatentClips, StudentRecipe, averaged, half_precision, sample_strip
+from world_model.training.student import LatentClips, StudentRecipe, averaged, sample_strip
 from world_model.transformer import Transformer
 
 
@@ -201,7 +202,7 @@ def distill(
     seen: dict[str, list[float]] = {}
     for step in run:
         rate = learning_rate(step, recipe.steps, warmup=20)
-        with half_precision(student):
+        with fast_autocast(cache=not student.shard):
             told = distillation.step(run.rng(step), rate)
         average_gradients(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from world_model.evaluation.judge import FRAMES, Judge, JudgeConfig, macro_f1, shrink
+from world_model.precision import fast_autocast
 from world_model.training.data import Clips
 from world_model.training.ranks import average_gradients, share
 from world_model.training.run import Run, Stateful, learning_rate
@@ -41,7 +42,7 @@ def train_judge(recipe: JudgeRecipe, train: Clips, held_out: Clips, out: Path) -
     for step in run:
         rows = share(np.sort(run.rng(step).choice(starts, recipe.batch)))
         frames, told, pose = batch(train, rows, config)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             seen, where = judge(wear(shrink(frames), recipe.worn, run.rng(step)))
         loss = F.binary_cross_entropy_with_logits(seen.float(), told) + F.mse_loss(where.float(), pose)
         optimizer.zero_grad()

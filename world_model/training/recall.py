@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from world_model.precision import fast_autocast
 from world_model.recall import Recall
 from world_model.training.optimizer import MuonAdamW
 from world_model.training.ranks import average_gradients, count_ranks, normal_like, share
@@ -91,7 +92,7 @@ def train_recall(recipe: RecallRecipe, recall: Recall, train: "LatentClips", his
     seen: dict[str, list[float]] = {"memory": [], "place": []}
     for step in run:
         rng = run.rng(step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             memory, place = memory_loss(recall, train, recipe.memory_batch, rng), follow_loss(recall, train, recipe, history, rng)
         (memory + place).backward()
         average_gradients(recall.parameters())

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from world_model.noise import AddressedNoise
+from world_model.precision import fast_autocast
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.training.adversary import Adversary, Step
 from world_model.training.ranks import count_ranks, share
@@ -133,7 +134,7 @@ class Streams:
         self.rows, self.rests = state["rows"].numpy(), state["rests"].numpy()
         self.seed, self.begin, self.end = state["seed"], state["begin"], state["end"]
         if state["window"] is not None:
-            with torch.autocast("cpu", torch.bfloat16):
+            with fast_autocast():
                 self.window = self._new_window()
             self.window.restore(state["window"])
 

@@ -27,6 +27,7 @@ from world_model.attention import attention, may_look, rotary_table, rotate
 from world_model.autoencoder import Autoencoder
 from world_model.context import ContextConfig
 from world_model.noise import AddressedNoise
+from world_model.precision import fast_autocast, fastest
 from world_model.schedule import add_noise
 from world_model.session import SessionError
 from world_model.stream import RollingWindow, WindowConfig, histories
@@ -176,7 +177,7 @@ class LatentClips:
 
     @staticmethod
     def _encode(clips: Clips, autoencoder: Autoencoder, path: Path) -> None:
-        parts, encoder = [], copy.deepcopy(autoencoder).bfloat16()  # as a world runs in play
+        parts, encoder = [], copy.deepcopy(autoencoder).to(fastest())  # as a world runs in play
         for i in range(0, len(clips.frames), 4096):
             parts.append(encode_all(encoder, clips.frames[i : i + 4096]).bfloat16().contiguous())
             print(f"encoding {min(i + 4096, len(clips.frames))}/{len(clips.frames)} frames", flush=True)
@@ -383,13 +384,13 @@ def train_student(
         if not rolls or step % 2:
             layout = draw_layout(recipe, rng)
             latents, actions, places = (share(drawn) for drawn in train.draw(layout, recipe.batch, recipe.model.action_history, rng, recipe.stands_out))
-            with half_precision(recipe):
+            with fast_autocast(cache=not recipe.shard):
                 prices = train.prices(latents[:, layout.sink + layout.offset :], recipe.stands_out)
                 loss, errors, sigma = clip_loss(model, recipe, latents, actions, places, layout, rng, prices)
             loss.backward()
             seen.append((loss.item(), errors.numpy().ravel(), sigma.numpy().ravel()))
         if rolls:
-            with half_precision(recipe):
+            with fast_autocast(cache=not recipe.shard):
                 rollout_loss = rollout.loss(rng)
             rollout_loss.backward()
             rollout_losses.append(rollout_loss.item())
@@ -405,11 +406,6 @@ def train_student(
         if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
             sample_strip(averaged(model, average), recipe, held_out, autoencoder, out / f"{stage}.png", rolling=stage == "student")
     return averaged(model, average)
-
-
-def half_precision(recipe: StudentRecipe) -> torch.autocast:
-    """Return the context of a training step. It keeps no casts of sharded weights: they lie where other weights lay in the pass before."""
-    return torch.autocast("cpu", torch.bfloat16, cache_enabled=not recipe.shard)
 
 
 def averaged(model: Transformer, average: Average) -> Transformer:
@@ -459,7 +455,7 @@ def sample_strip(
     window = RollingWindow(model, recipe.window, AddressedNoise(range(rows), 1, shape), shape, batch=rows)
     window.remember(latents[:, :past], actions[:, :past])
     made = []
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_autocast():
         for n in range(frames):
             block = None
             while block is None:

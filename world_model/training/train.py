@@ -16,6 +16,7 @@ from world_model.autoencoder import Autoencoder
 from world_model.card import SHIPPED, Card, WorldError
 from world_model.evaluation import fidelity
 from world_model.evaluation.judge import Judge
+from world_model.precision import fast_autocast
 from world_model.training.autoencoder import train_autoencoder
 from world_model.training.data import Clips, train_and_held_out
 from world_model.training.distill import distill
@@ -219,7 +220,7 @@ def choose_starts(
         distance = torch.minimum(distance, (views - views[chosen[-1]]).square().sum(1))
     rows = first[chosen][:, None] + np.arange(length)
     clips = latents.latents[torch.from_numpy(rows)]
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_autocast():
         screens = autoencoder.decode(clips[:, -1].float())
     return {"latents": clips, "actions": torch.from_numpy(latents.clips.actions[rows]), "screens": screens.contiguous()}
 
