@@ -64,6 +64,21 @@ def test_runs_are_followed_each_from_its_own_place_and_one_frame_after_the_other
     assert remembered.shape == before.shape and torch.allclose(remembered, recall.paint(together), atol=1e-5)
 
 
+@torch.no_grad()
+def test_who_does_nothing_stays_where_he_is_whatever_he_sees() -> None:
+    torch.manual_seed(0)
+    recall = Recall((4, 8, 8), 6, 16, 1, 16, 90.0)
+    torch.nn.init.normal_(recall.ego[2].weight)  # type: ignore[arg-type]
+    torch.nn.init.normal_(recall.settle.weight)
+    frames, here, idle = torch.randn(1, 5, 4, 8, 8), torch.tensor([[[0.1, 0.2, 0.6, 0.8]]]), torch.zeros(1, 5, 2, 3)
+    pressed = idle.clone()
+    pressed[:, 0, 1, 0] = 1
+    assert torch.allclose(recall.follow(frames, idle, here)[0], here.expand(1, 5, 4), atol=1e-6)
+    assert (recall.follow(frames, pressed, here)[0] - here).abs().amax(2).min() > 1e-3
+    lost = torch.zeros(1, 1, 4)
+    assert recall.follow(frames[:, :1], idle[:, :1], lost)[0].abs().max() > 1e-3, "who does not know where he is looks around nonetheless"
+
+
 def test_a_place_far_from_the_map_leads_nowhere_farther() -> None:
     recall = Recall((4, 8, 8), 6, 16, 1, 16, 90.0)
     place = torch.full((1, 1, 4), 1e6)

@@ -83,15 +83,16 @@ def test_a_batch_equals_its_streams(tiny_world: World) -> None:
 @pytest.mark.parametrize("block_frames", [1, 2])
 @pytest.mark.parametrize("past", [0, 2, 6, 12])
 def test_a_past_enters_at_once_as_it_does_block_by_block(block_frames: int, clean_sees_sink: bool, past: int, vectors: torch.Tensor) -> None:
-    """Also one that is longer than the context."""
+    """Of one that is longer than the context, only what that will hold enters, and sink and recent blocks lie side by side."""
     world = make_world(block_frames)
     config = WindowConfig(world.window.ladder, block_frames, ContextConfig(sink=2, cache=6, attention=9, clean_sees_sink=clean_sees_sink))
     latents, actions = torch.randn(1, past, *LATENT, generator=torch.Generator().manual_seed(4)), vectors[None, :past]
     windows = [RollingWindow(world.transformer, config, AddressedNoise([1], block_frames, LATENT), LATENT) for _ in range(2)]
     windows[0].remember(latents, actions)
-    for first in range(0, past, block_frames):
+    blocks = list(range(past // block_frames))
+    for block in [*blocks[:2], *blocks[-4:]] if clean_sees_sink and len(blocks) > 6 else blocks:
         windows[1]._flush()
-        windows[1]._finish(*(t[:, first : first + block_frames] for t in (latents, actions)))
+        windows[1]._finish(*(t[:, block * block_frames :][:, :block_frames] for t in (latents, actions)))
     for action in vectors[:10]:
         a, b = (advance(window, action) for window in windows)
         assert torch.allclose(a, b, **ROUNDING)

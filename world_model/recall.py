@@ -89,10 +89,13 @@ class Recall(nn.Module):
 
     def _gone(self, actions: Tensor) -> Tensor:
         """Return how far actions [b, f, history * n] take the player (`reckon`), float32; who does nothing stays where he is."""
-        return self.ego(actions).float() - self.ego(torch.zeros_like(actions[:1, :1])).float()
+        return (self.ego(actions).float() - self.ego(torch.zeros_like(actions[:1, :1])).float()) * actions.any(-1, keepdim=True)
 
     def _next(self, place: Tensor, gone: Tensor, frame: Tensor, remembered: Tensor, told: Tensor) -> Tensor:
-        """Return the places [b, runs, 4] of the frames after these: reckoned, then corrected by how a frame differs from what is remembered."""
+        """Return the places [b, runs, 4] of the frames after these: reckoned, then corrected by how a frame differs from what is remembered.
+
+        Who does nothing is where he was. His picture follows the place by which it is remembered: corrections would carry both off together.
+        """
         place = torch.cat([place[..., :2].clamp(-0.5, 1.5), place[..., 2:] / place[..., 2:].norm(dim=-1, keepdim=True).clamp(min=1)], -1)
         known = (place[..., 2:].square().sum(-1, keepdim=True) > UNKNOWN**2).float()
         x = torch.cat([frame, known[..., None, None] * (remembered - frame)], 2).flatten(0, 1).to(told.dtype).contiguous(memory_format=torch.channels_last)
@@ -101,7 +104,8 @@ class Recall(nn.Module):
         was = torch.cat([known * features(place), known * place[..., 2:], known], -1).to(told.dtype)
         y = F.relu(self.seen(x.flatten(1)).unflatten(0, place.shape[:2]) + told + self.was(was))
         correction, trust = self.settle(F.relu(y + self.think(y))).float().split((4, 1), -1)
-        return torch.where(known > 0, reckon(place, gone) + heeded(2 * torch.sigmoid(trust - 2) * correction), correction)
+        moves = (gone != 0).any(-1, keepdim=True)
+        return torch.where(known > 0, reckon(place, gone) + moves * heeded(2 * torch.sigmoid(trust - 2) * correction), correction)
 
     @torch.no_grad()
     def remember(self, places: Tensor) -> Tensor:

@@ -86,21 +86,26 @@ class RollingWindow:
     def remember(self, latents: Tensor, actions: Tensor) -> None:
         """Take real frames [b, frames, c, h, w] and the actions [b, frames, num_actions] that led to them as the past of the stream.
 
-        The first blocks become the sink. Only once, before the first `advance`. One pass brings all blocks into the cache that see all before them; the
-        last block waits for the pass of the first window.
+        The first blocks become the sink; after them, blocks that the context would have forgotten by the end are passed over, and not counted. Only once,
+        before the first `advance`. One pass brings all blocks into the cache that see all before them; the last block waits for the pass of the first window.
         """
         size, config = self.config.block_frames, self.config.context
-        blocks = [(latents[:, first : first + size], actions[:, first : first + size]) for first in range(0, latents.shape[1], size)]
-        together = list(takewhile(lambda block: config.before_clean(block) == list(range(block)), range(len(blocks) - 1)))
         told = histories(torch.cat([self.lived, actions], 1), self.model.config.action_history)[:, -actions.shape[1] :]
+        blocks = list(range(latents.shape[1] // size))
+        if len(blocks) > config.cache and config.clean_sees_sink:
+            blocks = blocks[: config.sink] + blocks[config.sink - config.cache :]
+        frames = [block * size + frame for block in blocks for frame in range(size)]
+        seen, lived = latents[:, frames], torch.cat([self.lived, actions], 1)[:, -self.lived.shape[1] :]
+        together = size * len(list(takewhile(lambda block: config.before_clean(block) == list(range(block)), range(len(blocks) - 1))))
         if together:
-            x = latents[:, : len(together) * size]
-            attend = PastAttention(self.cache, len(together), self.grid, size)
-            self.model(x, x.new_zeros(x.shape[:2]), attend, told[:, : x.shape[1]] if self.model.config.num_actions else None, self.text, 0, x[:, :0])
-        for number, block in enumerate(blocks):
-            if number > len(together):
+            x = seen[:, :together]
+            attend = PastAttention(self.cache, together // size, self.grid, size)
+            self.model(x, x.new_zeros(x.shape[:2]), attend, told[:, frames[:together]] if self.model.config.num_actions else None, self.text, 0, x[:, :0])
+        for first in range(0, len(frames), size):
+            if first > together:
                 self._flush()
-            self._finish(*block)
+            self._finish(seen[:, first : first + size], actions[:, frames[first : first + size]])
+        self.lived = lived
         if self.model.config.recall_width and latents.shape[1] > 1:
             self.locate(self.model.recall.follow(latents[:, :-1], told[:, 1:], self.place)[0][:, -1:])
 

@@ -24,12 +24,16 @@ def measure(
 ) -> dict[str, dict[int, float]]:
     """Return by kind and horizon, over `trials` clips spread over the data, PSNR in dB; with a judge also the median errors of position and heading.
 
+    Clips begin while the player does something, if he ever does: where nothing moves repeating a frame is no feat.
+
     Args:
         trials: how many; no more than fit into the data side by side.
         sheet: where to save a contact sheet: real frames above free-running ones.
     """
     past, longest = world.card.start_frames, max(HORIZONS)
     starts = clips.starts(past + longest)
+    active = clips.actions[starts + past].any(1)
+    starts = starts[active] if active.any() else starts
     trials = min(trials, max(1, len(clips.frames) // (past + longest)))
     first = starts[np.linspace(0, len(starts) - 1, trials).astype(int)]
     knows_places = judge is not None and clips.knows_states

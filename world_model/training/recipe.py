@@ -85,9 +85,9 @@ def corrected(recipe: WorldRecipe, rollout: RolloutRecipe, stands_out: float = 0
 
 RECIPES: dict[str, Callable[[], WorldRecipe]] = {
     "maze": lambda: replace(
-        corrected(recalling(derive(SOURCES["maze"].origin)), RolloutRecipe(longest=60, known=60, adversary_price=0.3, rollbacks=0.05)),
+        corrected(recalling(derive(SOURCES["maze"].origin)), RolloutRecipe(longest=250, known=60, rests=0.5, adversary_price=0.3, rollbacks=0.05)),
         distill=DistillRecipe(
-            steps=0, longest=40, known=40, critic_steps=3,
+            steps=0, longest=250, known=40, rests=0.5, truth_price=0.4, critic_steps=3,
             student_muon_rate=2e-4, student_adam_rate=2e-5, critic_muon_rate=5e-4, critic_adam_rate=5e-5,
         ),
     ),

@@ -104,7 +104,8 @@ class Streams:
         """Start all streams from real clips, their sinks adjacent or from long before."""
         recipe, sink = self.recipe, self.config.context.sink
         ticks = int(rng.integers(recipe.shortest, recipe.longest + 1))
-        past = int(rng.integers(min(recipe.past, sink + self.model.config.action_history), recipe.past + 1))
+        longest = min(recipe.past, self.config.context.cache)
+        past = int(rng.integers(min(longest, sink + self.model.config.action_history), longest + 1))
         length = past + ticks + 2 * len(self.config.ladder)
         first, self.seed = self.clips.draw_starts(length, past, recipe.batch, rng, self.stands_out), int(rng.integers(1 << 62))
         self.begin, self.end = past, past + ticks
