@@ -8,6 +8,8 @@ always plays with the same numbers: pictures depend on them.
 import contextlib
 import os
 import time
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -25,18 +27,21 @@ def choose_dtype(device: torch.device) -> torch.dtype:
     return fastest() if device.type == "cpu" else torch.bfloat16
 
 
-def fast_autocast(*, cache: bool = True) -> torch.autocast:
+def fast_autocast(*, keep_casts: bool = True) -> torch.autocast:
     """Return the context in which training computes: in bfloat16, where this processor is faster with it.
 
-    `cache` keeps casts of weights from one pass to the next; those of sharded weights would lie where others lay before.
+    `keep_casts` of weights from one pass to the next; those of sharded weights would lie where others lay before.
     """
-    return torch.autocast("cpu", torch.bfloat16, enabled=fastest() is torch.bfloat16, cache_enabled=cache)
+    return torch.autocast("cpu", torch.bfloat16, enabled=fastest() is torch.bfloat16, cache_enabled=keep_casts)
 
 
 def fastest() -> torch.dtype:
     """Return the faster dtype of this processor, from the user's folder or else by measuring; a folder that cannot be written is no hindrance."""
-    path = user_folder() / "precision.json"
-    key = f"{processor()}, torch {torch.__version__}"
+    return _fastest(user_folder() / "precision.json", f"{processor()}, torch {torch.__version__}")
+
+
+@cache
+def _fastest(path: Path, key: str) -> torch.dtype:
     try:
         known = msgspec.json.decode(path.read_bytes(), type=Answers)
     except (OSError, msgspec.DecodeError):

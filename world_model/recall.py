@@ -1,11 +1,11 @@
 """Recall: a world's memory of what is seen from where.
 
 A window remembers a second of play; what comes into view after a turn was never in it. Where the recorded game told its true places (position and heading), a
-world can learn its map. One small network follows the player: it reckons from the last actions how far he went and turned, and corrects that by comparing the
-frame before with what is remembered from there. Another has learnt what every ray meets: each column of a picture is looked up by where its ray starts and
-which way it goes, so a wall seen from many places is learnt once (light field networks, arXiv 2106.02634). Motion compensation is given that picture beside
-the frame before, and takes from it what the frame before cannot show. In play no true place is needed: a stream that begins somewhere finds its place by
-looking, and what it sees from then on is what is there.
+world can learn its map. One small network follows the player: it reckons from the last actions how far he went and turned, and while he does anything corrects
+that by comparing the frame before with what is remembered from there. Another has learnt what every ray meets: each column of a picture is looked up by where
+its ray starts and which way it goes, so a wall seen from many places is learnt once (light field networks, arXiv 2106.02634). Motion compensation is given that
+picture beside the frame before, and takes from it what the frame before cannot show. In play no true place is needed: a stream that begins somewhere finds its
+place by looking, and what it sees from then on is what is there.
 
 A place is (x, y, cosine, sine of the heading), positions from 0 to 1 over the longer side of the map. Of an uncertain heading cosine and sine are the means,
 shorter than 1; shorter than a half the place counts as unknown.
@@ -123,7 +123,7 @@ class Recall(nn.Module):
 def heeded(correction: Tensor) -> Tensor:
     """Return corrections of places [..., 4] without what is too small to mean anything.
 
-    Pictures in play follow the place by which they are remembered: what small corrections have in common would in seconds carry a player off who stands still.
+    Pictures in play follow the place by which they are remembered: what small corrections have in common would in seconds carry a player off.
     """
     parts = zip(correction.split(2, -1), SMALL, strict=True)
     return torch.cat([part * (size := part.square().sum(-1, keepdim=True)) / (size + small**2) for part, small in parts], -1)

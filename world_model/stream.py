@@ -90,12 +90,13 @@ class RollingWindow:
         before the first `advance`. One pass brings all blocks into the cache that see all before them; the last block waits for the pass of the first window.
         """
         size, config = self.config.block_frames, self.config.context
-        told = histories(torch.cat([self.lived, actions], 1), self.model.config.action_history)[:, -actions.shape[1] :]
+        tape = torch.cat([self.lived, actions], 1)
+        told = histories(tape, self.model.config.action_history)[:, -actions.shape[1] :]
         blocks = list(range(latents.shape[1] // size))
         if len(blocks) > config.cache and config.clean_sees_sink:
             blocks = blocks[: config.sink] + blocks[config.sink - config.cache :]
         frames = [block * size + frame for block in blocks for frame in range(size)]
-        seen, lived = latents[:, frames], torch.cat([self.lived, actions], 1)[:, -self.lived.shape[1] :]
+        seen = latents[:, frames]
         together = size * len(list(takewhile(lambda block: config.before_clean(block) == list(range(block)), range(len(blocks) - 1))))
         if together:
             x = seen[:, :together]
@@ -104,8 +105,9 @@ class RollingWindow:
         for first in range(0, len(frames), size):
             if first > together:
                 self._flush()
-            self._finish(seen[:, first : first + size], actions[:, frames[first : first + size]])
-        self.lived = lived
+            end = frames[first] + size
+            self._finish(seen[:, first : first + size], actions[:, end - size : end])
+            self.lived = tape[:, end : end + self.lived.shape[1]]  # also of what was passed over
         if self.model.config.recall_width and latents.shape[1] > 1:
             self.locate(self.model.recall.follow(latents[:, :-1], told[:, 1:], self.place)[0][:, -1:])
 

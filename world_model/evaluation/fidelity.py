@@ -34,7 +34,7 @@ def measure(
     starts = clips.starts(past + longest)
     active = clips.actions[starts + past].any(1)
     starts = starts[active] if active.any() else starts
-    trials = min(trials, max(1, len(clips.frames) // (past + longest)))
+    trials = min(trials, len(starts), max(1, len(clips.frames) // (past + longest)))
     first = starts[np.linspace(0, len(starts) - 1, trials).astype(int)]
     knows_places = judge is not None and clips.knows_states
     kinds: dict[str, dict[int, list[float]]] = {k: {h: [] for h in HORIZONS} for k in ("free_running", "teacher_forced", "autoencoder", "repeat_last")}

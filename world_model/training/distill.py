@@ -36,9 +36,10 @@ from world_model.transformer import Transformer
 class DistillRecipe(StreamRecipe):
     """How to distil.
 
-    The streams are short: what has gone wrong long before a window the teacher takes for granted. At ten times these rates, and after up to 200 ticks, the
-    worlds became worse than what they began from. ``critic_steps`` of a step's passes also train the critic. ``rolling_share`` of the steps roll, the others
-    play frame by frame. Where the truth is known it pulls too, with the weight ``truth_price``: there is one right answer then.
+    The streams are short: what has gone wrong long before a window the teacher takes for granted, unless the truth is known. At ten times these rates, and
+    after up to 200 ticks without it, the worlds became worse than what they began from. ``critic_steps`` of a step's passes also train the critic.
+    ``rolling_share`` of the steps roll, the others play frame by frame. Where the truth is known it pulls too, with the weight ``truth_price``: there is one
+    right answer then.
     """
 
     batch: int = 8
@@ -115,7 +116,7 @@ class Distillation(Streams):
                 x0 = window.denoise()
             if number == chosen:
                 loss, told["student"] = self._distance(window, x0)
-                if (known := self.known(window.start)).any():
+                if (known := self.truth_is_known(window.start)).any():
                     loss, told["truth"] = self._add_truth(window, x0, loss, known)
                 loss.backward()
             made = x0.detach()
@@ -135,7 +136,7 @@ class Distillation(Streams):
 
     def _add_truth(self, window: RollingWindow, x0: Tensor, loss: Tensor, known: Tensor) -> tuple[Tensor, float]:
         """Add the error against the frames that the real game showed where `known` [batch], of those of the window whose tape was played: its first."""
-        real = self.clips.latents[torch.from_numpy(self.at(window.start))].float()
+        real = self.clips.latents[torch.from_numpy(self.row(window.start))].float()
         error = ((x0[:, 0] - real).square().mean((1, 2, 3)) * known).mean()
         return loss + self.recipe.truth_price * error, error.item()
 
@@ -202,7 +203,7 @@ def distill(
     seen: dict[str, list[float]] = {}
     for step in run:
         rate = learning_rate(step, recipe.steps, warmup=20)
-        with fast_autocast(cache=not student.shard):
+        with fast_autocast(keep_casts=not student.shard):
             told = distillation.step(run.rng(step), rate)
         average_gradients(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -173,7 +173,7 @@ class LatentClips:
         if is_first() and not path.exists():
             cls._encode(clips, autoencoder, path)
         wait_for_all()
-        return cls(clips, torch.load(path, weights_only=True))
+        return cls(clips, torch.load(path, weights_only=True)[: len(clips.frames)])
 
     @staticmethod
     def _encode(clips: Clips, autoencoder: Autoencoder, path: Path) -> None:
@@ -220,13 +220,13 @@ class LatentClips:
         """Draw the rows [batch] at which clips of so many frames begin whose player stands still in frame `at`, as long as he presses nothing.
 
         Raises:
-            SessionError: nobody ever stood still.
+            SessionError: nobody ever stood still in clips so long.
         """
         starts = self.clips.starts(length)
         starts = starts[self._still[starts + at]]
-        if batch and not len(starts):
-            raise SessionError(f"In {self.clips.folder} the picture never stands still, so no rest can be trained; leave rests out.")
-        return starts[rng.integers(len(starts), size=batch)] if batch else starts[:0]
+        if not len(starts):
+            raise SessionError(f"In {self.clips.folder} the picture never stands still in clips of {length} frames; collect more, or leave rests out.")
+        return starts[rng.integers(len(starts), size=batch)]
 
     @cached_property
     def _still(self) -> np.ndarray:
@@ -384,13 +384,13 @@ def train_student(
         if not rolls or step % 2:
             layout = draw_layout(recipe, rng)
             latents, actions, places = (share(drawn) for drawn in train.draw(layout, recipe.batch, recipe.model.action_history, rng, recipe.stands_out))
-            with fast_autocast(cache=not recipe.shard):
+            with fast_autocast(keep_casts=not recipe.shard):
                 prices = train.prices(latents[:, layout.sink + layout.offset :], recipe.stands_out)
                 loss, errors, sigma = clip_loss(model, recipe, latents, actions, places, layout, rng, prices)
             loss.backward()
             seen.append((loss.item(), errors.numpy().ravel(), sigma.numpy().ravel()))
         if rolls:
-            with fast_autocast(cache=not recipe.shard):
+            with fast_autocast(keep_casts=not recipe.shard):
                 rollout_loss = rollout.loss(rng)
             rollout_loss.backward()
             rollout_losses.append(rollout_loss.item())

@@ -16,7 +16,7 @@ from world_model.autoencoder import Autoencoder
 from world_model.card import SHIPPED, Card, WorldError
 from world_model.evaluation import fidelity
 from world_model.evaluation.judge import Judge
-from world_model.precision import fast_autocast
+from world_model.precision import fast_autocast, fastest
 from world_model.training.autoencoder import train_autoencoder
 from world_model.training.data import Clips, train_and_held_out
 from world_model.training.distill import distill
@@ -82,8 +82,9 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     given = World.load(begin, "cpu", torch.float32) if begin else None
     if given and (given.autoencoder.config, _without_extras(given.transformer.config)) != (recipe.autoencoder.model, _without_extras(recipe.student.model)):
         raise WorldError(f"The networks of {begin} have other sizes than this recipe's; begin from a world that this recipe made.")
-    if is_first():  # decodes sessions that are new
+    if is_first():  # decodes sessions that are new, and measures the processor
         train_and_held_out(data)
+        fastest()
     wait_for_all()
     train, held_out = train_and_held_out(data)
     check(recipe, train, held_out)
