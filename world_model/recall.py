@@ -71,11 +71,12 @@ class Recall(nn.Module):
             picture: [b, runs, c, h, w], what is remembered from there, if that is at hand.
         """
         actions = actions.flatten(2).to(self.told.weight.dtype)
-        steps = (t.unflatten(1, (place.shape[1], -1)).unbind(2) for t in (before, self.told(actions), self._gone(actions)))
+        told, pressed = self.told(actions), actions.any(-1, keepdim=True)
+        steps = (t.unflatten(1, (place.shape[1], -1)).unbind(2) for t in (before, told, self._gone(actions), pressed))
         picture = self.remember(place) if picture is None else picture
         places, pictures = [], []
-        for frame, told, gone in zip(*steps, strict=True):
-            place = self._next(place.detach(), gone, frame, picture, told)  # each step learns to make good what the one before left
+        for frame, told, gone, pressed in zip(*steps, strict=True):
+            place = self._next(place.detach(), gone, frame, picture, told, pressed)  # each step learns to make good what the one before left
             picture = self.remember(place)
             places.append(place)
             pictures.append(picture)
@@ -91,7 +92,7 @@ class Recall(nn.Module):
         """Return how far actions [b, f, history * n] take the player (`reckon`), float32; who does nothing stays where he is."""
         return (self.ego(actions).float() - self.ego(torch.zeros_like(actions[:1, :1])).float()) * actions.any(-1, keepdim=True)
 
-    def _next(self, place: Tensor, gone: Tensor, frame: Tensor, remembered: Tensor, told: Tensor) -> Tensor:
+    def _next(self, place: Tensor, gone: Tensor, frame: Tensor, remembered: Tensor, told: Tensor, pressed: Tensor) -> Tensor:
         """Return the places [b, runs, 4] of the frames after these: reckoned, then corrected by how a frame differs from what is remembered.
 
         Who does nothing is where he was. His picture follows the place by which it is remembered: corrections would carry both off together.
@@ -104,8 +105,7 @@ class Recall(nn.Module):
         was = torch.cat([known * features(place), known * place[..., 2:], known], -1).to(told.dtype)
         y = F.relu(self.seen(x.flatten(1)).unflatten(0, place.shape[:2]) + told + self.was(was))
         correction, trust = self.settle(F.relu(y + self.think(y))).float().split((4, 1), -1)
-        moves = (gone != 0).any(-1, keepdim=True)
-        return torch.where(known > 0, reckon(place, gone) + moves * heeded(2 * torch.sigmoid(trust - 2) * correction), correction)
+        return torch.where(known > 0, reckon(place, gone) + pressed * heeded(2 * torch.sigmoid(trust - 2) * correction), correction)
 
     @torch.no_grad()
     def remember(self, places: Tensor) -> Tensor:

@@ -107,8 +107,8 @@ class Streams:
     def _begin(self, rng: np.random.Generator) -> None:
         """Start all streams from real clips, their sinks adjacent or from long before."""
         recipe, sink = self.recipe, self.config.context.sink
-        longest = min(recipe.past, self.config.context.cache)
-        past = int(rng.integers(min(longest, sink + self.model.config.action_history), longest + 1))
+        most = min(recipe.past, self.config.context.cache)
+        past = int(rng.integers(min(most, sink + self.model.config.action_history), most + 1))
         fits = int(np.diff(self.clips.clips.bounds).max()) - past - 2 * len(self.config.ladder)
         ticks = min(int(rng.integers(recipe.shortest, recipe.longest + 1)), max(recipe.shortest, fits))
         length = past + ticks + 2 * len(self.config.ladder)
