@@ -61,45 +61,44 @@ class Recall(nn.Module):
             nn.init.zeros_(last.weight)  # type: ignore[arg-type]
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
-    def follow(self, before: Tensor, actions: Tensor, place: Tensor, picture: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def follow(self, before: Tensor, actions: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         """Return the places [b, f, 4], float32, of frames that come in runs of equal length, and what is remembered from there [b, f, c, h, w].
 
         Args:
             before: the frame before each, [b, f, c, h, w].
             actions: [b, f, history, n], the actions that led to each, its own last.
             place: [b, runs, 4], where the frame before each run was taken, or zeros.
-            picture: [b, runs, c, h, w], what is remembered from there, if that is at hand.
         """
-        actions = actions.flatten(2).to(self.told.weight.dtype)
-        told, pressed = self.told(actions), actions.any(-1, keepdim=True)
-        steps = (t.unflatten(1, (place.shape[1], -1)).unbind(2) for t in (before, told, self._gone(actions), pressed))
-        picture = self.remember(place) if picture is None else picture
+        steps = (t.unflatten(1, (place.shape[1], -1)).unbind(2) for t in (before, actions))
+        picture = self.remember(place)
         places, pictures = [], []
-        for frame, told, gone, pressed in zip(*steps, strict=True):
-            place = self._next(place.detach(), gone, frame, picture, told, pressed)  # each step learns to make good what the one before left
+        for frame, action in zip(*steps, strict=True):
+            place = self.seek(frame, action, place.detach(), picture)  # each step learns to make good what the one before left
             picture = self.remember(place)
             places.append(place)
             pictures.append(picture)
         return torch.stack(places, 2).flatten(1, 2), torch.stack(pictures, 2).flatten(1, 2)
 
-    def expect(self, actions: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the reckoned places [b, f, 4] of frames to come, and what is remembered from there; `place` [b, 1, 4] is that of the frame before."""
+    def expect(self, actions: Tensor, place: Tensor) -> Tensor:
+        """Return the reckoned places [b, f, 4] of frames to come; `place` [b, 1, 4] is that of the frame before."""
         gone = self._gone(actions.flatten(2).to(self.told.weight.dtype))
-        places = torch.cat([place := reckon(place, step) for step in gone.split(1, 1)], 1)
-        return places, self.remember(places)
+        return torch.cat([place := reckon(place, step) for step in gone.split(1, 1)], 1)
 
     def _gone(self, actions: Tensor) -> Tensor:
         """Return how far actions [b, f, history * n] take the player (`reckon`), float32; who does nothing stays where he is."""
         return (self.ego(actions).float() - self.ego(torch.zeros_like(actions[:1, :1])).float()) * actions.any(-1, keepdim=True)
 
-    def _next(self, place: Tensor, gone: Tensor, frame: Tensor, remembered: Tensor, told: Tensor, pressed: Tensor) -> Tensor:
-        """Return the places [b, runs, 4] of the frames after these: reckoned, then corrected by how a frame differs from what is remembered.
+    def seek(self, before: Tensor, action: Tensor, place: Tensor, picture: Tensor) -> Tensor:
+        """Return the places [b, runs, 4] of the frames after `before` [b, runs, c, h, w]: reckoned, then corrected by how these differ from `picture`.
 
         Who does nothing is where he was. His picture follows the place by which it is remembered: corrections would carry both off together.
+        Arguments as in `follow`, of a single frame in each run.
         """
+        action = action.flatten(2).to(self.told.weight.dtype)
+        told, gone, pressed = self.told(action), self._gone(action), action.any(-1, keepdim=True)
         place = torch.cat([place[..., :2].clamp(-0.5, 1.5), place[..., 2:] / place[..., 2:].norm(dim=-1, keepdim=True).clamp(min=1)], -1)
         known = (place[..., 2:].square().sum(-1, keepdim=True) > UNKNOWN**2).float()
-        x = torch.cat([frame, known[..., None, None] * (remembered - frame)], 2).flatten(0, 1).to(told.dtype).contiguous(memory_format=torch.channels_last)
+        x = torch.cat([before, known[..., None, None] * (picture - before)], 2).flatten(0, 1).to(told.dtype).contiguous(memory_format=torch.channels_last)
         for look in self.look:
             x = F.relu(look(x))
         was = torch.cat([known * features(place), known * place[..., 2:], known], -1).to(told.dtype)

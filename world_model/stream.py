@@ -207,15 +207,16 @@ class RollingWindow:
         Between two finished frames, as in the passes of a rollback, the place of the first one is sought only once for each action. Those of the frames after
         it are reckoned: the frame before them is not finished, and has little to say.
         """
-        told = actions[:, :1]
-        if self.first is None or not torch.equal(told, self.first[0]):
-            self.first = told, *self.model.recall.follow(before[:, :1], told, self.place, self.view)
-        _, place, view = self.first
-        if actions.shape[1] > 1:
-            places, views = self.model.recall.expect(actions[:, 1:], place)
-            place, view = torch.cat([place, places], 1), torch.cat([view, views], 1)
-        self.places = place
-        return view
+        recall, told, known = self.model.recall, actions[:, :1], []
+        if self.first is not None and torch.equal(told, self.first[0]):
+            place, known = self.first[1], [self.first[2]]
+        else:
+            place = recall.seek(before[:, :1], told, self.place, recall.remember(self.place) if self.view is None else self.view)
+        self.places = torch.cat([place, recall.expect(actions[:, 1:], place)], 1) if actions.shape[1] > 1 else place
+        unknown = self.places[:, len(known) :]
+        views = torch.cat([*known, recall.remember(unknown)], 1) if unknown.shape[1] else known[0]
+        self.first = told, place, views[:, :1]
+        return views
 
     def _finish(self, block: Tensor, actions: Tensor) -> None:
         """Let a block be the past: it is to enter the cache, and the next frame moves its last one."""
