@@ -95,6 +95,11 @@ class Streams:
         since, ticks = self.pauses
         return torch.from_numpy((ticks > 0) & (block <= since + ticks) | (block - self.begin < self.recipe.known))
 
+    def rests(self, block: int) -> Tensor:
+        """Return which streams [batch] stand still in a block."""
+        since, ticks = self.pauses
+        return torch.from_numpy((since < block) & (block <= since + ticks))
+
     def action(self, window: RollingWindow, rng: np.random.Generator) -> Tensor:
         """Return the tape's action for the front of the window [batch, actions]; in a share of the ticks roll back first, as for a change of mind."""
         action = torch.from_numpy(self.clips.clips.actions[self.row(window.start)])
