@@ -1,5 +1,7 @@
 """The rolling window: the same numbers by other ways, time travel, starts, and the key that is down now."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -412,6 +414,18 @@ def test_a_held_action_costs_nothing(tiny_world: World) -> None:
         told.append(stream.rolled_back)
         assert np.array_equal(frame, other) == (n < 7)
     assert told == [0] * 7 + [3, 0, 3]
+
+
+def test_where_nothing_moves_but_the_player_the_picture_stands_while_nothing_is_told(tiny_world: World) -> None:
+    config = replace(tiny_world.transformer.config, stands_still=True, action_history=2)
+    torch.manual_seed(0)
+    model = Transformer(config)
+    weights = tiny_world.transformer.state_dict()
+    model.load_state_dict(weights | {"action_embedding.0.weight": torch.cat([weights["action_embedding.0.weight"]] * 2, 1)})
+    stream = World(tiny_world.card, tiny_world.autoencoder, model, tiny_world.window, tiny_world.starts).stream(3)
+    frames = [stream.tick(action, rollback=1) for action in ([["forward"]] * 3 + [[]] * 6 + [["forward"]] + [[]] * 3)]
+    same = [np.array_equal(a, b) for a, b in pairwise(frames)]
+    assert same == [False] * 3 + [True] * 5 + [False] * 2 + [True] * 2
 
 
 @pytest.mark.parametrize("rollback", [-1, 4])

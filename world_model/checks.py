@@ -65,6 +65,8 @@ def faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderC
         yield "motion_channels and recall_width must not be negative"
     if not 1 <= transformer.field_of_view <= 170:
         yield "the field of view must lie between 1 and 170 degrees"
+    if transformer.stands_still and not (transformer.motion_channels and transformer.num_actions):
+        yield "what stands still needs motion_channels and num_actions"
     if transformer.recall_width and not (transformer.motion_channels and transformer.places):
         yield "a memory of places needs places and motion"
     if transformer.num_actions != len(card.actions):

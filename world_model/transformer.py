@@ -38,7 +38,8 @@ class TransformerConfig:
     (`world_model.motion`, with ``motion_blocks`` residual pairs), whose prediction is added to the head's; ``recall_width``, if not 0, that of the memory of
     places which it is given (`world_model.recall`, with ``recall_blocks``, for pictures of a horizontal ``field_of_view`` in degrees), and ``follow_width``
     that of the network which follows places. The published checkpoints have none of these.
-    Every frame is told the last ``action_history`` actions up to its own: bodies have inertia, and a game may turn more slowly at first.
+    Every frame is told the last ``action_history`` actions up to its own: bodies have inertia, and a game may turn more slowly at first. With ``stands_still``
+    a frame that is told of none is the frame before it, in worlds where nothing moves but the player: what little a network would change feeds on itself.
     """
 
     dim: int = 384
@@ -57,6 +58,7 @@ class TransformerConfig:
     field_of_view: float = 90.0
     num_actions: int = 0
     action_history: int = 1
+    stands_still: bool = False
     text_dim: int = 0
     text_len: int = 0
     eps: float = 1e-6
@@ -279,6 +281,9 @@ class Transformer(nn.Module):
             assert before is not None, "a model with motion compensation needs the frames before"
             assert (recalled is not None) == bool(self.config.recall_width), "a model that recalls needs what is remembered"
             x0 = x0 + self.motion(x, before, tokens, e, recalled)
+        if self.config.stands_still:
+            assert before is not None and actions is not None, "a model that stands still needs the frames before, and actions"
+            x0 = torch.where(actions[:, -frames:].any(-1).any(-1)[..., None, None, None], x0, before.float())
         return x0
 
 

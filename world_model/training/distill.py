@@ -50,7 +50,6 @@ class DistillRecipe(StreamRecipe):
     critic_steps: int = 5
     rolling_share: float = 0.5
     truth_price: float = 0.2
-    rest_price: float = 2.0
     student_muon_rate: float = 1e-4
     student_adam_rate: float = 1e-5
     critic_muon_rate: float = 3e-4
@@ -116,11 +115,9 @@ class Distillation(Streams):
             with torch.set_grad_enabled(number == chosen):
                 x0 = window.denoise()
             if number == chosen:
-                rests = self.rests(window.start)
-                loss, told["student"] = self._distance(window, x0, ~rests)
-                if (known := self.truth_is_known(window.start)).any():
-                    price = known * torch.where(rests, recipe.rest_price, recipe.truth_price)
-                    loss, told["truth"] = self._add_truth(window, x0, loss, price)
+                loss, told["student"] = self._distance(window, x0)
+                if self.truth_is_known(window.start):
+                    loss, told["truth"] = self._add_truth(window, x0, loss)
                 loss.backward()
             made = x0.detach()
             if number < recipe.critic_steps:
@@ -128,20 +125,20 @@ class Distillation(Streams):
             window.step_down(made)
         return told
 
-    def _distance(self, window: RollingWindow, x0: Tensor, counts: Tensor) -> tuple[Tensor, float]:
-        """Return a loss whose gradient is the normalised difference of critic and teacher where a stream `counts` [batch], and the mean size of that."""
+    def _distance(self, window: RollingWindow, x0: Tensor) -> tuple[Tensor, float]:
+        """Return a loss whose gradient is the normalised difference of critic and teacher, and the mean size of that difference."""
         made = x0.detach()
         noisy, sigma = noised(made)
         with torch.no_grad():
             real, fake = (follower.denoise(window, noisy, sigma, made) for follower in self.followers)
-        gradient = counts[:, None, None, None, None] * (fake - real) / (made - real).abs().mean((1, 2, 3, 4), keepdim=True).clamp(min=1e-3)
+        gradient = (fake - real) / (made - real).abs().mean((1, 2, 3, 4), keepdim=True).clamp(min=1e-3)
         return 0.5 * (x0 - (made - gradient)).square().mean(), float(gradient.abs().mean())
 
-    def _add_truth(self, window: RollingWindow, x0: Tensor, loss: Tensor, price: Tensor) -> tuple[Tensor, float]:
-        """Add the errors, times a `price` [batch], against the frames that the real game showed, of those of the window whose tape was played: its first."""
-        real = self.clips.latents[torch.from_numpy(self.row(window.start))].float()
-        error = (x0[:, 0] - real).square().mean((1, 2, 3))
-        return loss + (price * error).mean(), error.detach()[price > 0].mean().item()
+    def _add_truth(self, window: RollingWindow, x0: Tensor, loss: Tensor) -> tuple[Tensor, float]:
+        """Add the error against the frames that the real game showed, of those of the window whose tape was played: its first."""
+        real = self.clips.latents[torch.from_numpy(self.rows + window.start)].float()
+        error = (x0[:, 0] - real).square().mean()
+        return loss + self.recipe.truth_price * error, error.item()
 
     def _train_critic(self, window: RollingWindow, made: Tensor, rate: float) -> float:
         """Teach the critic to denoise what the student made; return its error."""

@@ -78,6 +78,11 @@ def recalling(recipe: WorldRecipe, width: int = 384) -> WorldRecipe:
     return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=width)), context=9 if width else None)
 
 
+def standing_still(recipe: WorldRecipe) -> WorldRecipe:
+    """Return the recipe of a world in which nothing moves but the player, and he only for as long as a frame is told of his actions."""
+    return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, stands_still=True)))
+
+
 def corrected(recipe: WorldRecipe, rollout: RolloutRecipe, stands_out: float = 0.0) -> WorldRecipe:
     """Return the recipe of a world whose student's last steps are corrected along its own history; the shipped ones were made in several goes."""
     return replace(recipe, student=replace(recipe.student, rollout=rollout, rollout_from=0.6, stands_out=stands_out))
@@ -85,9 +90,12 @@ def corrected(recipe: WorldRecipe, rollout: RolloutRecipe, stands_out: float = 0
 
 RECIPES: dict[str, Callable[[], WorldRecipe]] = {
     "maze": lambda: replace(
-        corrected(recalling(derive(SOURCES["maze"].origin)), RolloutRecipe(longest=250, known=60, rests=0.5, adversary_price=0.3, rollbacks=0.05)),
+        corrected(
+            standing_still(recalling(derive(SOURCES["maze"].origin))),
+            RolloutRecipe(longest=250, known=60, adversary_price=0.3, rollbacks=0.05),
+        ),
         distill=DistillRecipe(
-            steps=0, longest=250, known=40, rests=0.5, truth_price=0.4, critic_steps=3,
+            steps=0, longest=250, known=40, truth_price=0.4, critic_steps=3,
             student_muon_rate=2e-4, student_adam_rate=2e-5, critic_muon_rate=5e-4, critic_adam_rate=5e-5,
         ),
     ),

@@ -30,8 +30,7 @@ class StreamRecipe:
     """How to roll out: ``batch`` streams in step, from a real past of up to ``past`` frames, for ``shortest`` to ``longest`` ticks.
 
     The truth is known for the first ``known`` of these. A share ``rollbacks`` of the ticks begins with a rollback by a random depth, as when a player changes
-    his mind. A share ``rests`` of the streams comes to rest within ``rest_within`` ticks and stands still for longer than recorded players do; all that time
-    the truth is known, too. Only worlds that stand still when the player does can have rests.
+    his mind.
     """
 
     batch: int = 8
@@ -40,8 +39,6 @@ class StreamRecipe:
     longest: int = 20
     known: int = 8
     rollbacks: float = 0.15
-    rests: float = 0.0
-    rest_within: int = 12
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,6 @@ class Streams:
         self.shape: tuple[int, int, int] = tuple(clips.latents.shape[1:])  # type: ignore[assignment]
         self.window: RollingWindow | None = None
         self.rows = np.zeros(0, np.int64)  # of each stream: the data's row of block 0
-        self.pauses = np.zeros((2, 0), np.int64)  # of each stream: the block from which on it stands still, and for how many more
         self.seed = 0
         self.begin = self.end = 0  # blocks at which the streams began, and begin anew
 
@@ -78,31 +74,17 @@ class Streams:
             self._begin(rng)
         assert self.window is not None
         if self.model.config.recall_width:
-            places = self.clips.places[torch.from_numpy(self.row(self.window.start - 1))]
+            places = self.clips.places[torch.from_numpy(self.rows + self.window.start - 1)]
             self.window.locate(blurred_places(places[:, None], rng, finest=-3.5, coarsest=-1.8))
         return self.window
 
-    def row(self, block: int) -> np.ndarray:
-        """Return the data's row [batch] of a block; a player who rests stays at one row."""
-        since, ticks = self.pauses
-        return self.rows + block - np.clip(block - since, 0, ticks)
-
-    def truth_is_known(self, block: int) -> Tensor:
-        """Return for which streams [batch] the truth of a block is the right answer: those that have not been on their own for long, and those that rest.
-
-        From a stream's begin to its rest it is only a few ticks, so that counts as one.
-        """
-        since, ticks = self.pauses
-        return torch.from_numpy((ticks > 0) & (block <= since + ticks) | (block - self.begin < self.recipe.known))
-
-    def rests(self, block: int) -> Tensor:
-        """Return which streams [batch] stand still in a block."""
-        since, ticks = self.pauses
-        return torch.from_numpy((since < block) & (block <= since + ticks))
+    def truth_is_known(self, block: int) -> bool:
+        """Return whether the truth of a block is the right answer: the streams have not been on their own for long."""
+        return block - self.begin < self.recipe.known
 
     def action(self, window: RollingWindow, rng: np.random.Generator) -> Tensor:
         """Return the tape's action for the front of the window [batch, actions]; in a share of the ticks roll back first, as for a change of mind."""
-        action = torch.from_numpy(self.clips.clips.actions[self.row(window.start)])
+        action = torch.from_numpy(self.clips.clips.actions[self.rows + window.start])
         if rng.random() < self.recipe.rollbacks:
             with torch.no_grad():
                 window.roll_back(action, int(rng.integers(1, len(self.config.ladder))))
@@ -119,11 +101,6 @@ class Streams:
         length = past + ticks + 2 * len(self.config.ladder)
         first, self.seed = self.clips.draw_starts(length, past, recipe.batch, rng, self.stands_out), int(rng.integers(1 << 62))
         self.begin, self.end = past, past + ticks
-        self.pauses = np.zeros((2, len(share(first))), np.int64)
-        if recipe.rests:
-            resting, since = rng.random(recipe.batch) < recipe.rests, past + int(rng.integers(min(recipe.rest_within, ticks)))
-            first = np.where(resting, self.clips.draw_rests(length, since, recipe.batch, rng), first)
-            self.pauses = share(np.stack([np.full(recipe.batch, since), resting * rng.integers(1, ticks + 1, recipe.batch)], 1)).T
         self.window = window = self._new_window()
         rows, self.rows = share(self.clips.with_sinks(first, sink, past, rng)), share(first)
         self._remember(window, self.clips.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.clips.actions[rows]))
@@ -137,15 +114,12 @@ class Streams:
 
     def state_dict(self) -> dict[str, Any]:
         window = None if self.window is None else self.window.snapshot()
-        rows, pauses = torch.from_numpy(self.rows), torch.from_numpy(self.pauses)
-        return {"rows": rows, "pauses": pauses, "seed": self.seed, "begin": self.begin, "end": self.end, "window": window}
+        return {"rows": torch.from_numpy(self.rows), "seed": self.seed, "begin": self.begin, "end": self.end, "window": window}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if count_ranks() > 1 or len(state["rows"]) != self.recipe.batch:
             return  # a checkpoint holds the first rank's streams; several ranks begin theirs anew
-        self.rows = state["rows"].numpy()
-        self.pauses = state["pauses"].numpy() if "pauses" in state else np.zeros((2, len(self.rows)), np.int64)  # older checkpoints know no rests
-        self.seed, self.begin, self.end = state["seed"], state["begin"], state["end"]
+        self.rows, self.seed, self.begin, self.end = state["rows"].numpy(), state["seed"], state["begin"], state["end"]
         if state["window"] is not None:
             with fast_autocast():
                 self.window = self._new_window()
@@ -166,10 +140,10 @@ class Rollout(Streams):
         """Make one tick with the whole batch and return its loss; the streams move on without gradient."""
         window, recipe = self.go_on(rng), self.recipe
         window.enter(self.action(window, rng))
-        rows = torch.from_numpy(np.stack([self.row(window.start + ahead) for ahead in range(len(window.levels))], 1))
+        rows = torch.from_numpy(self.rows[:, None] + window.start + np.arange(len(window.levels)))
         real, tape = self.clips.latents[rows].float(), torch.from_numpy(self.clips.clips.actions)[rows]
         follows = (tape == window.actions).all(2).cumprod(1)  # the action held is the tape's up to here, so the truth is the right answer
-        price = follows * torch.where(self.truth_is_known(window.start), 1.0, recipe.late_price)[:, None]
+        price = follows * (1.0 if self.truth_is_known(window.start) else recipe.late_price)
         sigma = torch.tensor([self.config.ladder[level] for level in window.levels])
         x0 = window.denoise()
         prices = self.clips.prices(real, self.stands_out).expand_as(real[:, :, 0])
@@ -177,7 +151,7 @@ class Rollout(Streams):
         loss = (price * errors / sigma.clamp(min=0.3)).mean()
         if recipe.adversary_price and window.levels[0] == len(self.config.ladder) - 1:  # the frames ahead are not finished, and need not look so
             made = window.last[:, 0], x0[:, 0].detach(), window.actions[:, 0]
-            before = self.clips.latents[torch.from_numpy(self.row(window.start - 1))].float()
+            before = self.clips.latents[rows[:, 0] - 1].float()
             pull = self._pull(made, (before, real[:, 0], tape[:, 0]))
             towards = 2 * recipe.adversary_price * (x0[:, 0] * prices[:, :1] * pull).mean()
             loss = loss + towards - towards.detach()

@@ -29,7 +29,6 @@ from world_model.context import ContextConfig
 from world_model.noise import AddressedNoise
 from world_model.precision import fast_autocast, fastest
 from world_model.schedule import add_noise
-from world_model.session import SessionError
 from world_model.stream import RollingWindow, WindowConfig, histories
 from world_model.training.autoencoder import encode_all
 from world_model.training.data import Clips
@@ -215,24 +214,6 @@ class LatentClips:
             return starts[rng.integers(len(starts), size=batch)]
         odds = np.cumsum(1 + stands_out * self._unusual[starts + at])
         return starts[np.searchsorted(odds, odds[-1] * rng.random(batch))]
-
-    def draw_rests(self, length: int, at: int, batch: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw the rows [batch] at which clips of so many frames begin whose player stands still in frame `at`, as long as he presses nothing.
-
-        Raises:
-            SessionError: nobody ever stood still in clips so long.
-        """
-        starts = self.clips.starts(length)
-        starts = starts[self._still[starts + at]]
-        if not len(starts):
-            raise SessionError(f"In {self.clips.folder} the picture never stands still in clips of {length} frames; collect more, or leave rests out.")
-        return starts[rng.integers(len(starts), size=batch)]
-
-    @cached_property
-    def _still(self) -> np.ndarray:
-        """At which rows [n] nothing was pressed and the picture was the one before."""
-        same = (self.latents[1:] == self.latents[:-1]).flatten(1).all(1).numpy()
-        return np.concatenate([[False], same & ~self.clips.actions[1:].any(1)])
 
     @cached_property
     def _unusual(self) -> np.ndarray:
