@@ -1,9 +1,11 @@
 """The response of a world: what the figures mean, and that a rollback shows in them."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
+import torch
 from tiny import make_world
 
 from world_model.evaluation.response import AFTER, difference, figures, measure, run, situations
@@ -30,6 +32,17 @@ def test_every_binding_is_measured_and_entry_is_the_slowest(tiny_world: World) -
     first = {name: row["curve"][0] for name, row in report["bindings"].items()}
     assert first["at entry"] < first["late"], first
     assert all(len(row["curve"]) == AFTER and row["psnr_at_8"] is None for row in report["bindings"].values())
+
+
+def test_other_noise_is_no_response(tiny_world: World) -> None:
+    """A world that ignores its actions changes under a rollback all the same, by its noise."""
+    model = copy.deepcopy(tiny_world.transformer)
+    for parameter in model.action_embedding[2].parameters():
+        torch.nn.init.zeros_(parameter)
+    deaf = World(tiny_world.card, tiny_world.autoencoder, model, tiny_world.window, tiny_world.starts)
+    report = measure(deaf, list(situations(deaf, 2)))
+    assert {row["next_frame_share"] for row in report["bindings"].values()} == {0.0}
+    assert report["bindings"]["late"]["noise_share"] == 0.0 < report["bindings"]["rollback 3"]["noise_share"]
 
 
 def test_the_command(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

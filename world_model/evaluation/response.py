@@ -1,9 +1,9 @@
 """`main.py response`: how soon a world obeys another key, and what that costs.
 
 A twin is the same stream with the same noise and another action from one tick on. Every trial plays a real situation of the environment (or a start of the
-world) until the player changes his mind, then branches: one future keeps the old action, the others take the new one, each under another binding. What
-two futures differ by is the mean squared difference of their pixels. It counts as visible from the size on that nine tenths of the real game's own
-first frames reach, where those differ at all.
+world) until the player changes his mind, then branches: for every binding one future takes the new action and its twin the old one. A rollback draws new
+noise, so the twin is rolled back, too; what the same action with other noise changes is told beside it. What two futures differ by is the mean squared
+difference of their pixels. It counts as visible from the size on that nine tenths of the real game's own first frames reach, where those differ at all.
 """
 
 import json as jsonlib
@@ -67,11 +67,13 @@ def rows(report: dict[str, Any]) -> list[str]:
     """Return the report as lines for people: one for every binding, and for the real game."""
     lines = [
         f"{report['trials']} changes of mind, visible from a mean squared difference of {report['threshold']:.5f}",
-        f"{'bound':<12}{'next frame':>12}{'first, frames':>15}{'half, frames':>14}{'first F1':>10}{'PSNR at 8':>11}{'ms':>8}",
+        f"{'bound':<12}{'next frame':>12}{'by noise':>10}{'first, frames':>15}{'half, frames':>14}{'first F1':>10}{'PSNR at 8':>11}{'ms':>8}",
     ]
     for name, row in (report["bindings"] | ({"real game": report["real"]} if "real" in report else {})).items():
         f1, price, ms = ("" if row.get(key) is None else f"{row[key]:.2f}" for key in ("first_frame_f1", "psnr_at_8", "tick_ms"))
-        lines.append(f"{name:<12}{row['next_frame_share']:>12.0%}{row['first_frames']:>15.2f}{row['half_frames']:>14.2f}{f1:>10}{price:>11}{ms:>8}")
+        noise = f"{row['noise_share']:.0%}" if "noise_share" in row else ""
+        frames = f"{row['first_frames']:>15.2f}{row['half_frames']:>14.2f}"
+        lines.append(f"{name:<12}{row['next_frame_share']:>12.0%}{noise:>10}{frames}{f1:>10}{price:>11}{ms:>8}")
     return lines
 
 
@@ -114,6 +116,7 @@ def measure(world: World, trials: list[Situation], *, judge: Judge | None = None
     bindings: dict[str, dict[str, Any]] = {"at entry": {"rollback": 0, "late": False}}
     bindings |= {f"rollback {depth}" if depth else "late": {"rollback": depth} for depth in range(world.card.max_rollback + 1)}
     gaps: dict[str, list[np.ndarray]] = {name: [] for name in bindings}
+    noises: dict[str, list[float]] = {name: [] for name in bindings}  # what the first frames under the old action differ by with and without the rollback
     prices: dict[str, list[float]] = {name: [] for name in bindings}
     times: dict[str, list[float]] = {name: [] for name in bindings}
     firsts: dict[str, list[np.ndarray]] = {name: [] for name in (*bindings, "real")}  # the first frame after the change, and the two before it
@@ -121,11 +124,17 @@ def measure(world: World, trials: list[Situation], *, judge: Judge | None = None
         stream = world.stream(seed=seed + n, start=trial.start, actions=trial.actions)
         before = [stream.tick(trial.old, rollback=0) for _ in range(BEFORE)]
         saved = stream.snapshot()
-        kept = play(stream, trial.old, {"rollback": 0})[0]
+        kept: dict[int, np.ndarray] = {}
         for name, binding in bindings.items():
+            depth = binding["rollback"]
+            if depth not in kept:
+                stream.restore(saved)
+                stream.held = trial.new[None]  # the twin comes back from the new action, so it is rolled back, too
+                kept[depth] = play(stream, trial.old, {"rollback": depth})[0]
             stream.restore(saved)
             changed, took = play(stream, trial.new, binding)
-            gaps[name].append(difference(kept, changed))
+            gaps[name].append(difference(kept[depth], changed))
+            noises[name].append(difference(kept[0][:1], kept[depth][:1])[0])
             times[name].append(took)
             firsts[name].append(np.stack([*before[-2:], changed[0]]))
             if trial.futures is not None:
@@ -142,6 +151,7 @@ def measure(world: World, trials: list[Situation], *, judge: Judge | None = None
     for name in bindings:
         report["bindings"][name] = {
             **figures(np.stack(gaps[name]), threshold, counts),
+            "noise_share": round(float((np.array(noises[name])[counts] >= threshold).mean()), 4) if counts.any() else 0.0,
             "first_frame_f1": first_frame_f1(judge, firsts[name], commanded),
             "psnr_at_8": round(float(np.mean(prices[name])), 2) if prices[name] else None,
             "tick_ms": round(float(np.median(times[name])), 1),
