@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,6 +128,21 @@ def test_the_passes_of_a_rollback_seek_the_first_place_once(world: World, monkey
         sought.clear()
         stream.tick(action, rollback=3)
         assert sought == [1], "in none of its passes are frames ahead sought, they are reckoned"
+
+
+def test_every_pass_is_shown_what_is_remembered_from_the_places_of_its_frames(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, forward, passes = world.stream(7), world.transformer.forward, []
+
+    def watched(*given: Any) -> Tensor:
+        if len(given) > 7:
+            assert torch.allclose(given[7], world.transformer.recall.remember(stream.window.places), atol=1e-5)
+            passes.append(given[7].shape[1])
+        return forward(*given)
+
+    monkeypatch.setattr(world.transformer, "forward", watched)
+    for action in (["forward"], ["forward"], ["turn_left"]):
+        stream.tick(action, rollback=3)
+    assert set(passes) == {1, 2, 3, 4}
 
 
 def test_frames_to_come_are_reckoned_one_after_the_other(world: World) -> None:

@@ -283,7 +283,7 @@ class Transformer(nn.Module):
             x0 = x0 + self.motion(x, before, tokens, e, recalled)
         if self.config.stands_still:
             assert before is not None and actions is not None, "a model that stands still needs the frames before, and actions"
-            x0 = torch.where(actions[:, -frames:].any(-1).any(-1)[..., None, None, None], x0, before.float())
+            x0 = torch.where(actions[:, -frames:].flatten(2).any(-1)[..., None, None, None], x0, before.float())
         return x0
 
 
