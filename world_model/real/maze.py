@@ -1,7 +1,7 @@
 """The real maze and its scripted player: ViZDoom's *My Way Home*.
 
 The player explores: it reads the depth buffer, turns to the more open side before a wall, and otherwise walks, curves, strafes, taps and stands
-still in segments of random length. Now and then it walks into a wall on purpose, because people will.
+still in segments of random length. Now and then it walks into a wall on purpose, or for seconds does not look where it goes at all, because people will.
 """
 
 from collections.abc import Collection
@@ -13,6 +13,7 @@ from world_model.card import ActionSpec
 from world_model.real.doom import FPS, HEIGHT, LICENCE, WIDTH, Doom
 from world_model.real.game import Source
 from world_model.real.origin import Origin
+from world_model.real.restless import Restless
 
 ORIGIN = Origin(
     name="maze",
@@ -72,7 +73,8 @@ class Explorer:
         self.rng = rng
         self.actions: frozenset[str] = frozenset()
         self.left = 0  # frames until the next choice
-        self.mode = "hold"  # hold | seek (walk to the most open direction) | escape (from a wall) | bump (into it, on purpose)
+        self.mode = "hold"  # hold | seek (walk to the most open direction) | escape (from a wall) | bump (into it, on purpose) | any (whatever fingers do)
+        self.restless = Restless(ORIGIN.actions, rng)
 
     def act(self, game: Maze, frame: np.ndarray) -> frozenset[str]:
         """Choose the next frame's actions from the picture [height, width, 3] and the depth buffer."""
@@ -80,7 +82,8 @@ class Explorer:
         height, width = depth.shape
         band = depth[height * 2 // 5 : height * 3 // 5].astype(np.float32)
         near = float(np.median(band[:, width * 2 // 5 : width * 3 // 5])) < self.NEAR
-        if (near or frame.std() < LOW_CONTRAST) and self.mode in ("hold", "seek"):
+        stares = bool(frame.std() < LOW_CONTRAST)
+        if ((near or stares) and self.mode in ("hold", "seek")) or (stares and self.mode == "any" and self.rng.random() < 0.1):
             if near and self.rng.random() < 0.05:
                 self._begin("bump", {"forward"}, self.rng.integers(4, 12))
             else:
@@ -91,6 +94,8 @@ class Explorer:
             self._choose()
         if self.mode == "seek":
             self._seek(frame, band, near)
+        elif self.mode == "any":
+            self.actions = frozenset(self.restless.act(game, frame))
         self.left -= 1
         return self.actions
 
@@ -111,7 +116,7 @@ class Explorer:
         rng = self.rng
         turn = str(rng.choice(["turn_left", "turn_right"]))
         strafe = str(rng.choice(["strafe_left", "strafe_right"]))
-        kind = rng.choice(10, p=[0.34, 0.18, 0.10, 0.07, 0.08, 0.07, 0.04, 0.05, 0.06, 0.01])
+        kind = rng.choice(10, p=[0.34, 0.18, 0.10, 0.06, 0.07, 0.07, 0.04, 0.03, 0.06, 0.05])
         if kind == 0:
             self._begin("seek", set(), rng.integers(8, 40))
         elif kind == 1:
@@ -127,11 +132,11 @@ class Explorer:
         elif kind == 6:
             self._begin("hold", {turn, strafe}, rng.integers(4, 14))
         elif kind == 7:
-            self._begin("hold", set(), rng.integers(3, 12) if rng.random() < 0.6 else rng.integers(20, 150))  # a person stops to think, too
+            self._begin("hold", set(), rng.integers(3, 12) if rng.random() < 0.8 else rng.integers(20, 150))  # a person stops to think, too
         elif kind == 8:
             self._begin("hold", {str(rng.choice(ACTIONS))}, rng.integers(1, 4))
         else:
-            self._begin("hold", set(rng.choice(ACTIONS, size=int(rng.integers(2, 5)), replace=False).tolist()), rng.integers(2, 8))
+            self._begin("any", set(), rng.integers(16, 64))
 
 
 SOURCE = Source(ORIGIN, Maze, Explorer, "vizdoom")
