@@ -336,7 +336,10 @@ class Game:
         recordings.go_on(self._beginning(), branched=False)
 
     def _go_over(self, world: World, keep_screen: bool, recordings: Recordings) -> None:
-        """Leave everything of the world played so far but the player, and the keys he holds."""
+        """Leave everything of the world played so far but the player, and the keys he holds; afresh begins with the first start, that the gate has tried."""
+        if not keep_screen:
+            with self._told:
+                self.start = 0
         try:
             self._begin(world, picture=self._history.newest.fitted(world.card.width, world.card.height) if keep_screen else None)
         except ValueError as error:

@@ -219,6 +219,16 @@ def test_a_snapshot_moves_to_another_stream(tiny_world: World) -> None:
         assert np.array_equal(here.tick(action), there.tick(action))
 
 
+def test_a_stream_that_begins_where_the_last_one_did_is_as_if_it_had_looked_at_the_start_itself() -> None:
+    def play(world: World, seed: int, start: int) -> list[np.ndarray]:
+        stream = world.stream(seed, start)
+        return [stream.tick(action) for action in walk(6)]
+
+    world = make_world()
+    for seed, start in ((1, 0), (2, 0), (2, 1), (1, 1), (1, 0)):
+        assert np.array_equal(play(world, seed, start), play(make_world(), seed, start)), (seed, start)
+
+
 class TimeTravel(RuleBasedStateMachine):
     """Whatever is ticked, saved and restored: the screen is the one of a stream that took this history straight."""
 

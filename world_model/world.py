@@ -54,6 +54,7 @@ class World:
         self.card, self.transformer, self.window, self.path = card, transformer.eval(), window, path
         self.device, self.dtype = transformer.head.head.weight.device, transformer.head.head.weight.dtype
         self._sha256: str | None = None
+        self.begun: tuple[int, dict[str, Any]] | None = None  # the start that a stream began from last, and its window then
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -210,7 +211,12 @@ class Stream:
         latents, past_actions, self.screen = self._past(start, actions, len(seeds))
         self.noise = AddressedNoise(seeds, world.window.block_frames, world.latent_shape, world.device)
         self.window = RollingWindow(world.transformer, world.window, self.noise, world.latent_shape, batch=len(seeds), fused=fused)
-        self.window.remember(latents.to(world.device), past_actions.to(world.device))
+        if not self.batched and world.begun and np.array_equal(start, world.begun[0]):
+            self.window.restore(world.begun[1])
+        else:
+            self.window.remember(latents.to(world.device), past_actions.to(world.device))
+            if not self.batched and not isinstance(start, np.ndarray):
+                world.begun = int(start), self.window.snapshot()  # type: ignore[arg-type]
         self.frame = 0
         self.held: np.ndarray | None = None  # the last tick's action vectors
         self.rolled_back = 0

@@ -193,19 +193,21 @@ def build_world(recipe: WorldRecipe, autoencoder: Autoencoder, transformer: Tran
 def choose_starts(
     latents: LatentClips, length: int, count: int, autoencoder: Autoencoder, transformer: Transformer, candidates: int = 2000
 ) -> dict[str, torch.Tensor]:
-    """Choose clips that end in views with contrast and far from each other (farthest-point selection on the last latent).
+    """Choose clips that end in views with something to see, far from each other (farthest-point selection on the last latent); the first has most to see.
 
-    A fifth of the views, the farthest from the mean one, is left out: nobody wants to begin in the moment of death. So are, in worlds that recall, two thirds
-    of the others: those that look least like what is remembered from where the clip seems to have come.
+    How much that is, is told by how neighbouring pixels differ: a plain wall may be bright, too. A fifth of the views, the farthest from the mean one, is left
+    out: nobody wants to begin in the moment of death. So are, in worlds that recall, two thirds of the others: those that look least like what is remembered
+    from where the clip seems to have come.
     """
     rng = np.random.default_rng(0)
     first = rng.choice(latents.clips.starts(length), candidates)
-    contrast = np.array([latents.clips.frames[row + length - 1].std() for row in first])
-    first = first[contrast >= np.median(contrast)]
+    to_see = np.array([np.abs(np.diff(latents.clips.frames[row + length - 1].astype(np.float32), axis=1)).mean() for row in first])
+    much = to_see >= np.median(to_see)
+    first, to_see = first[much], to_see[much]
     views = latents.latents[torch.from_numpy(first + length - 1)].float().flatten(1)
     strange = (views - views.mean(0)).square().sum(1)
     usual = strange <= strange.quantile(0.8)
-    first, views = first[usual.numpy()], views[usual]
+    first, to_see, views = first[usual.numpy()], to_see[usual.numpy()], views[usual]
     if transformer.config.recall_width:
         rows = first[:, None] + np.arange(length)
         told = torch.from_numpy(latents.clips.histories(rows, transformer.config.action_history))
@@ -213,9 +215,9 @@ def choose_starts(
         _, remembered = transformer.recall.follow(seen[:, :-1], told[:, 1:], torch.zeros(len(rows), 1, 4))
         lost = (remembered[:, -1] - seen[:, -1]).square().mean((1, 2, 3))
         known = lost <= lost.quantile(1 / 3)
-        first, views = first[known.numpy()], views[known]
-    chosen = [0]
-    distance = (views - views[0]).square().sum(1)
+        first, to_see, views = first[known.numpy()], to_see[known.numpy()], views[known]
+    chosen = [int(to_see.argmax())]
+    distance = (views - views[chosen[0]]).square().sum(1)
     while len(chosen) < count:
         chosen.append(int(distance.argmax()))
         distance = torch.minimum(distance, (views - views[chosen[-1]]).square().sum(1))
