@@ -1,7 +1,9 @@
 """The judge, drift and the whole evaluation: what the figures mean, and that they can tell a good world from a dead one."""
 
 import json
+from itertools import islice, repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ import main
 from world_model.card import WorldError
 from world_model.evaluation.bench import table
 from world_model.evaluation.drift import Watch, frechet, longest_run, play, report, statistics
+from world_model.evaluation.evaluate import real_flags
 from world_model.evaluation.judge import Judge, JudgeConfig, macro_f1
+from world_model.evaluation.real import RealGame
 from world_model.evaluation.scale import BATCHES, CONTEXTS, SIZES, WINDOWS
+from world_model.real import sources
 from world_model.world import World
 
 FPS = 10.0
@@ -60,6 +65,40 @@ def test_dead_pictures_are_flagged_and_live_ones_are_not() -> None:
     assert Watch(FPS).look(still, 0 * MOVING) == [], "who holds no key may stand still"
     watch = Watch(FPS)
     assert [watch.look(frames, MOVING) for frames in (live, picture(rng, 50), live)] == [[], [], ["looping"]]
+
+
+class Short:
+    """A game of three frames, each as bright as its number, of a plain wall or of noise."""
+
+    state, plain = None, True
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+
+    def reset(self, seed: int) -> np.ndarray:
+        self.begun, self.number = [*self.begun, seed], 0
+        return self.step([])  # type: ignore[return-value]
+
+    def step(self, names: object) -> np.ndarray | None:
+        self.number += 1
+        wall = np.full((96, 128, 3), 40 * self.number, np.uint8)
+        return None if self.number > 4 else wall if self.plain else np.random.default_rng().integers(0, 256, wall.shape, np.uint8)
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_real_game_begins_anew_where_it_ends_and_its_walls_loop_too(tiny_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    game = Short()
+    source = SimpleNamespace(open=lambda: game)
+    monkeypatch.setitem(sources.SOURCES, tiny_world.card.name, source)
+    played = list(islice(RealGame(tiny_world).endless(3, repeat(["forward"])), 7))
+    assert [frame[0, 0, 0] for frame, _ in played] == [80, 120, 160, 80, 120, 160, 80] and all(vector.any() for _, vector in played)
+    assert len(set(game.begun)) == len(game.begun) == 3, "each time somewhere else"
+    assert real_flags(tiny_world, 20 / 60, 2)[:, 0].tolist() == [False, False], "nothing can loop at first"
+    assert real_flags(tiny_world, 20 / 60, 2)[:, 1:].any(), "what has been seen before is a loop"
+    game.plain = False
+    assert not real_flags(tiny_world, 20 / 60, 2).any()
 
 
 def test_statistics_are_in_steps_of_255() -> None:

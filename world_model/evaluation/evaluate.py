@@ -7,6 +7,7 @@ without the attention sink, and by other worlds given for comparison (weights of
 import json as jsonlib
 import time
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,10 @@ def run(
     report: dict[str, Any] = {"world": loaded.card.name, "machine": bench.machine(), "minutes": minutes, "seeds": seeds, "judge": seer.config.figures}
     real = None
     if has_real(loaded):
-        real, flagged = real_slices(loaded, seer, seeds)
-        report |= {"real_distance": round(drift.real_distance(real), 3), "real_flagged_share": round(flagged, 4)}
+        real = real_slices(loaded, seer, seeds)
+        flagged = real_flags(loaded, minutes, seeds)
+        report |= {"real_distance": round(drift.real_distance(real), 3), "real_collapsed": int(flagged.any(1).sum())}
+        report["real_flagged_share"] = round(float(flagged.mean()), 4)
     report["variants"] = {}
     for name, (variant, rolling) in variants(loaded, against, device).items():
         played = drift.play(variant, seer, minutes, seeds, rolling=rolling, progress=Progress(name))
@@ -84,19 +87,29 @@ def variants(world: World, against: tuple[str, ...], device: str) -> dict[str, t
     return {"full": (world, True), "frame by frame": (world, False), "no sink": (without_sink, True), **others}
 
 
-def real_slices(world: World, judge: Judge, seeds: int, slices: int = 12) -> tuple[list[np.ndarray], float]:
-    """Return features of slices of real play, as many frames each as a slice of the world's, and the share that looks dead; by the same restless players."""
+def real_slices(world: World, judge: Judge, seeds: int, slices: int = 12) -> list[np.ndarray]:
+    """Return features of slices of real play, as many frames each as a slice of the world's, by the same restless players."""
     game, size = RealGame(world), round(drift.SLICE_S * world.card.fps)
-    features, flagged = [], 0
+    features = []
     for number in range(slices):
         players = [bench.player(world, 1000 * number + n) for n in range(seeds)]
         tapes = [[next(player) for _ in range(size)] for player in players]
         clips = game.clips(seeds, size + 2 + 17, tapes, seed=number)
-        frames, actions = (rows.reshape(seeds, -1, *rows.shape[1:])[:, -size - 2 :] for rows in (clips.frames, clips.actions))
-        features.append(np.concatenate([judge.see(clip).features for clip in frames]))
-        flagged += sum(bool(drift.Watch(world.card.fps).look(clip[2:], told[2:])) for clip, told in zip(frames, actions, strict=True))
+        features.append(np.concatenate([judge.see(clip[-size - 2 :]).features for clip in clips.frames.reshape(seeds, -1, *clips.frames.shape[1:])]))
     game.close()
-    return features, flagged / (slices * seeds)
+    return features
+
+
+def real_flags(world: World, minutes: float, seeds: int) -> np.ndarray:
+    """Return which slices look dead, [seeds, slices], when the same players play the real game for as long: before a plain wall its picture loops, too."""
+    game, size = RealGame(world), round(drift.SLICE_S * world.card.fps)
+    flags = []
+    for n in range(seeds):
+        played, watch = game.endless(n, bench.player(world, n)), drift.Watch(world.card.fps)
+        slices = (zip(*islice(played, size), strict=True) for _ in range(drift.count_slices(minutes)))
+        flags.append([bool(watch.look(np.stack(frames), np.stack(actions))) for frames, actions in slices])
+    game.close()
+    return np.array(flags)
 
 
 class Progress:
@@ -123,7 +136,8 @@ def table(report: dict[str, Any]) -> str:
     lines = [f"{report['world']} on {report['machine']}: {report['seeds']} rollouts of {report['minutes']:g} minutes"]
     if "real_distance" in report:
         lines.append(f"two random slices of real play lie {report['real_distance']:.2f} apart (Fréchet distance of the judge's features)")
-        lines.append(f"{report['real_flagged_share']:.1%} of slices of real play look dead")
+        dead = f"{report['real_collapsed']} rollouts and {report['real_flagged_share']:.1%} of their slices"
+        lines.append(f"when the same players play the real game {dead} look dead")
     lines.append(f"{'variant':<18}{'drift':>8}{'from real':>16}{'contrast':>16}{'sharpness':>16}{'collapsed':>11}{'slices':>8}  action F1")
     for name, row in report["variants"].items():
         curves = (row.get("from_real"), row["statistics"]["contrast"], row["statistics"]["sharpness"])

@@ -1,7 +1,7 @@
 """The real game as a yardstick: what it shows under the same keys as a world. Where it cannot be played, a world is measured against itself alone."""
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,15 @@ class RealGame:
             vectors.append(self.world.action_vector(names))
             states.append([self.game.state[name] for name in ("x", "y", "angle")])
         return np.stack(frames), np.stack(vectors), np.array(states, np.float32)
+
+    def endless(self, seed: int, tape: Iterable[Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the frames, uint8 [height, width, 3], and action vectors [actions] of a tape; where the game ends, it begins anew somewhere else."""
+        rng = np.random.default_rng(seed)
+        self.game.reset(int(rng.integers(1 << 30)))
+        for names in tape:
+            while (frame := self.game.step(names)) is None:
+                self.game.reset(int(rng.integers(1 << 30)))
+            yield frame, self.world.action_vector(names)
 
     def clips(self, count: int, length: int, tapes: list[list[Any]] | None = None, seed: int = 0) -> Clips:
         """Return `count` clips of `length` frames, each from another seed: of the scripted player, or of it for a second and then of a tape."""
