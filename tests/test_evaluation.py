@@ -68,12 +68,13 @@ def test_dead_pictures_are_flagged_and_live_ones_are_not() -> None:
 
 
 class Short:
-    """A game of three frames, each as bright as its number, of a plain wall or of noise."""
+    """A game that ends after three steps; it shows a plain wall, each frame as bright as its number, or noise."""
 
     state, plain = None, True
 
     def __init__(self) -> None:
         self.begun: list[int] = []
+        self.rng = np.random.default_rng(0)
 
     def reset(self, seed: int) -> np.ndarray:
         self.begun, self.number = [*self.begun, seed], 0
@@ -82,7 +83,7 @@ class Short:
     def step(self, names: object) -> np.ndarray | None:
         self.number += 1
         wall = np.full((96, 128, 3), 40 * self.number, np.uint8)
-        return None if self.number > 4 else wall if self.plain else np.random.default_rng().integers(0, 256, wall.shape, np.uint8)
+        return None if self.number > 4 else wall if self.plain else self.rng.integers(0, 256, wall.shape, np.uint8)
 
     def close(self) -> None:
         pass
@@ -95,8 +96,9 @@ def test_the_real_game_begins_anew_where_it_ends_and_its_walls_loop_too(tiny_wor
     played = list(islice(RealGame(tiny_world).endless(3, repeat(["forward"])), 7))
     assert [frame[0, 0, 0] for frame, _ in played] == [80, 120, 160, 80, 120, 160, 80] and all(vector.any() for _, vector in played)
     assert len(set(game.begun)) == len(game.begun) == 3, "each time somewhere else"
-    assert real_flags(tiny_world, 20 / 60, 2)[:, 0].tolist() == [False, False], "nothing can loop at first"
-    assert real_flags(tiny_world, 20 / 60, 2)[:, 1:].any(), "what has been seen before is a loop"
+    flags = real_flags(tiny_world, 20 / 60, 2)
+    assert flags[:, 0].tolist() == [False, False], "nothing can loop at first"
+    assert flags[:, 1:].any(), "what has been seen before is a loop"
     game.plain = False
     assert not real_flags(tiny_world, 20 / 60, 2).any()
 

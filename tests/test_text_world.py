@@ -40,6 +40,7 @@ def test_the_first_block_is_nine_frames_and_every_other_twelve(world: World) -> 
     assert stream.screen.shape == (HEIGHT, WIDTH, 3)
     shapes = [stream.tick([]).shape for _ in range(3)]
     assert shapes == [(n, HEIGHT, WIDTH, 3) for n in (9, 12, 12)]
+    assert world.begun is None, "what a stream of a published world begins with takes gigabytes"
 
 
 def test_the_prompt_and_the_seed_make_the_picture(world: World) -> None:

@@ -54,7 +54,8 @@ class World:
         self.card, self.transformer, self.window, self.path = card, transformer.eval(), window, path
         self.device, self.dtype = transformer.head.head.weight.device, transformer.head.head.weight.dtype
         self._sha256: str | None = None
-        self.begun: tuple[int, dict[str, Any]] | None = None  # the start that a stream began from last, and its window then
+        # The start that a stream began from last, and its window then; not kept of published worlds, where it takes gigabytes.
+        self.begun: tuple[int, dict[str, Any]] | None = None
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -211,12 +212,13 @@ class Stream:
         latents, past_actions, self.screen = self._past(start, actions, len(seeds))
         self.noise = AddressedNoise(seeds, world.window.block_frames, world.latent_shape, world.device)
         self.window = RollingWindow(world.transformer, world.window, self.noise, world.latent_shape, batch=len(seeds), fused=fused)
-        if not self.batched and world.begun and np.array_equal(start, world.begun[0]):
+        shared = None if self.batched or world.card.parts or isinstance(start, np.ndarray) else int(start)  # type: ignore[arg-type]
+        if shared is not None and world.begun and world.begun[0] == shared:
             self.window.restore(world.begun[1])
         else:
             self.window.remember(latents.to(world.device), past_actions.to(world.device))
-            if not self.batched and not isinstance(start, np.ndarray):
-                world.begun = int(start), self.window.snapshot()  # type: ignore[arg-type]
+            if shared is not None:
+                world.begun = shared, self.window.snapshot()
         self.frame = 0
         self.held: np.ndarray | None = None  # the last tick's action vectors
         self.rolled_back = 0

@@ -54,17 +54,16 @@ def slices(frames: np.ndarray, actions: np.ndarray, judge: Judge, before: np.nda
     return np.concatenate([s.features for s in seen]), np.concatenate([s.actions for s in seen]), told.swapaxes(0, 1).reshape(-1, told.shape[-1]) > 0.5
 
 
-def count_slices(minutes: float) -> int:
-    """Return how many slices so many minutes are, at least one."""
-    return max(1, round(60 * minutes / SLICE_S))
+def slicing(world: World, minutes: float = 0.0) -> tuple[int, int]:
+    """Return how many frames of a world a slice has, and how many slices so many minutes are, at least one."""
+    return round(SLICE_S * world.card.fps), max(1, round(60 * minutes / SLICE_S))
 
 
 def play(
     world: World, judge: Judge, minutes: float, seeds: int, *, rolling: bool = True, seed: int = 0, progress: Callable[[float], None] = lambda share: None
 ) -> Played:
     """Play `seeds` streams of a world for some minutes of its own time and look at them slice by slice; `rolling` as in `Stream.tick`."""
-    size = round(SLICE_S * world.card.fps)
-    count = count_slices(minutes)
+    size, count = slicing(world, minutes)
     stream = world.stream(seed=list(range(seed, seed + seeds)), start=[n % world.card.num_starts for n in range(seeds)])
     players = [player(world, seed + n) for n in range(seeds)]
     played = Played([], [], [], [], [[] for _ in range(seeds)], np.zeros((count, *stream.screen.shape), np.uint8))

@@ -89,7 +89,7 @@ def variants(world: World, against: tuple[str, ...], device: str) -> dict[str, t
 
 def real_slices(world: World, judge: Judge, seeds: int, slices: int = 12) -> list[np.ndarray]:
     """Return features of slices of real play, as many frames each as a slice of the world's, by the same restless players."""
-    game, size = RealGame(world), round(drift.SLICE_S * world.card.fps)
+    game, (size, _) = RealGame(world), drift.slicing(world)
     features = []
     for number in range(slices):
         players = [bench.player(world, 1000 * number + n) for n in range(seeds)]
@@ -102,12 +102,13 @@ def real_slices(world: World, judge: Judge, seeds: int, slices: int = 12) -> lis
 
 def real_flags(world: World, minutes: float, seeds: int) -> np.ndarray:
     """Return which slices look dead, [seeds, slices], when the same players play the real game for as long: before a plain wall its picture loops, too."""
-    game, size = RealGame(world), round(drift.SLICE_S * world.card.fps)
+    game, (size, count), progress = RealGame(world), drift.slicing(world, minutes), Progress("real game")
     flags = []
     for n in range(seeds):
         played, watch = game.endless(n, bench.player(world, n)), drift.Watch(world.card.fps)
-        slices = (zip(*islice(played, size), strict=True) for _ in range(drift.count_slices(minutes)))
+        slices = (zip(*islice(played, size), strict=True) for _ in range(count))
         flags.append([bool(watch.look(np.stack(frames), np.stack(actions))) for frames, actions in slices])
+        progress((n + 1) / seeds)
     game.close()
     return np.array(flags)
 
