@@ -24,6 +24,7 @@ from world_model.training.optimizer import MuonAdamW
 from world_model.training.recall import RecallRecipe, blurred_places, follow_loss, memory_loss, train_recall
 from world_model.training.recipe import RECIPES
 from world_model.training.rollout import Rollout, RolloutRecipe, Streams
+from world_model.training.run import Run
 from world_model.training.student import BEFORE_ROLLOUTS, LatentClips, Layout, StudentRecipe, clip_loss, train_student
 from world_model.training.train import adopt
 from world_model.training.train import run as train_world
@@ -31,7 +32,7 @@ from world_model.transformer import Transformer, TransformerConfig
 from world_model.world import World
 
 SIZE, STEP, TINT = 32, 4, np.array([[0, 0, 0], [120, 0, 0], [0, 0, 120]], np.uint8)  # a turn shifts the picture by STEP pixels and tints it
-AUTOENCODER = AutoencoderRecipe(AutoencoderConfig(SIZE, SIZE, (32, 32), 8, 4, 1, 1), steps=30, batch=8)
+AUTOENCODER = AutoencoderRecipe(AutoencoderConfig(SIZE, SIZE, (32, 32), 8, 4, 1, 1), steps=30, batch=8, settle_from=1.0)
 STUDENT = StudentRecipe(
     model=TransformerConfig(dim=64, ffn_dim=128, num_heads=2, num_layers=2, patch_size=(2, 2), places=(2, 2), motion_channels=16, freq_dim=32, num_actions=2),
     window=WindowConfig(ladder=(1.0, 0.7, 0.4), context=ContextConfig(sink=2, cache=6, attention=9)),
@@ -114,6 +115,35 @@ def test_a_killed_student_goes_on_as_if_nothing_had_happened(
     resumed = train_student(STUDENT, latents, latents, autoencoder, tmp_path / "cut")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_a_killed_autoencoder_goes_on_settling_about_the_same_latents(clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(AUTOENCODER, steps=6, settle_from=0.5)
+    whole = train_autoencoder(recipe, clips, clips, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupted(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train_autoencoder(recipe, clips, clips, tmp_path / "cut")
+    resumed = train_autoencoder(recipe, clips, clips, tmp_path / "cut")
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    torch.save({"step": 1}, tmp_path / "stage.pt")
+    with pytest.raises(WorldError, match="another version"):
+        Run(tmp_path, "stage", 2, {"part": torch.nn.Linear(1, 1)})
+
+
+def test_latents_are_held_while_the_autoencoder_settles(clips: Clips, autoencoder: Autoencoder, tmp_path: Path) -> None:
+    frames = torch.from_numpy(clips.frames[::40].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+    gone = []
+    for price in (0.0, 100.0):
+        recipe = replace(AUTOENCODER, settle_from=0.0, hold_price=price, steps=10)
+        settled = train_autoencoder(recipe, clips, clips, tmp_path / f"{price}", autoencoder.state_dict())
+        with torch.no_grad():
+            gone.append(float((settled.encoder(frames) - autoencoder.encoder(frames)).square().mean()))
+    assert gone[1] < gone[0] / 2
 
 
 def test_a_student_is_kept_as_it_was_before_its_first_rollout(latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:

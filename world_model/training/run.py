@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from world_model.card import WorldError
 from world_model.training.ranks import agree, is_first, sharded_like, wait_for_all, whole
 
 
@@ -33,6 +34,9 @@ class Run:
         steps: training ends when this many steps are done.
         parts: what a checkpoint holds, by name.
         every_s: seconds between checkpoints.
+
+    Raises:
+        WorldError: the folder's checkpoint does not hold all of these parts.
     """
 
     def __init__(self, folder: Path, stage: str, steps: int, parts: Mapping[str, Stateful], *, every_s: float = 120.0) -> None:
@@ -42,6 +46,8 @@ class Run:
         self.step = 0
         if self.path.exists():
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            if missing := parts.keys() - saved.keys():
+                raise WorldError(f"{self.path} was written by another version of this program: it holds no {' and no '.join(sorted(missing))}.")
             for name, part in parts.items():
                 part.load_state_dict(sharded_like(saved[name], part.state_dict()))
             self.step = saved["step"]
