@@ -1,6 +1,7 @@
 """A world that recalls: it follows where it is, tick by tick, and its place belongs to its state."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from tiny import make_world
 from torch import Tensor
 
-from world_model.recall import NUM_FEATURES, NUM_RAY_FEATURES, Recall, features, rays, reckon
+from world_model.memory import EYE, Memory
+from world_model.recall import PLACE, Recall, reckon
 from world_model.state import StateError
 from world_model.world import World
 
@@ -25,44 +27,106 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @torch.no_grad()
-def test_a_heading_is_the_same_after_a_full_turn() -> None:
-    angle = torch.tensor([0.3, 0.3 + 2 * math.pi, 0.4])
-    waves = features(torch.stack([torch.full((3,), 0.2), torch.full((3,), 0.7), angle.cos(), angle.sin()], 1))
-    assert waves.shape == (3, NUM_FEATURES)
-    assert torch.allclose(waves[0], waves[1], atol=1e-4) and not torch.allclose(waves[0], waves[2], atol=1e-2)
+def test_a_wall_is_seen_where_it_stands() -> None:
+    """In half an empty square with red walls: the one ahead is as high in the picture as its distance says, and higher when walked up to."""
+    memory = Memory((32, 64), 256, 90.0)
+    everywhere = torch.stack(torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 90), indexing="ij"), -1).flatten(0, 1)
+    memory.begin(everywhere[everywhere[:, 0] < 0.5])
+    memory.walls.zero_()
+    memory.flats.fill_(-1)
+    memory.seen.zero_()
+    memory.seen[:, -3] = 1
+    red = []
+    for x in (0.1, 0.3):
+        picture = memory(torch.tensor([[x, 0.5, 1.0, 0.0, 0.0, 0.0]]))[0]
+        assert picture.shape == (4, 32, 64)
+        red.append(int((picture[0, 16:, 32] > 0).sum()))
+        expected = EYE / (0.5 + 0.017 - x) / (0.5 / 16)  # rows: the wall ends an eye's height below the horizon, and half a row is 1/32 at depth one
+        assert abs(red[-1] - expected) < 1.5, (red, expected)
+    assert red[1] > red[0]
+    higher = memory(torch.tensor([[0.3, 0.5, 1.0, 0.0, 0.02, 0.0]]))[0]
+    assert int((higher[0, 16:, 32] > 0).sum()) > red[1], "from higher up its foot is seen lower"
+
+
+@pytest.fixture(scope="module")
+def painted() -> Recall:
+    """Return a recall of a square room with smooth random paint everywhere, of which latents are the mean colours."""
+    torch.manual_seed(0)
+    recall = Recall((3, 16, 32), 6, 64, 0, 16, 90.0)
+    memory = recall.memory
+    everywhere = torch.stack(torch.meshgrid(torch.linspace(0.2, 0.8, 60), torch.linspace(0.2, 0.8, 60), indexing="ij"), -1).flatten(0, 1)
+    memory.begin(everywhere)
+    with torch.no_grad():
+        memory.flats.copy_(torch.nn.functional.interpolate(torch.randn(2, 3, 16, 16), (64, 64), mode="bilinear"))
+        memory.seen[:, -3:] = torch.nn.functional.interpolate(torch.randn(1, 3, 8, 8), memory.seen.shape[2:], mode="bilinear")
+        memory.walls.zero_()
+        enter, leave = recall.encode[1], recall.encode[-1]
+        for layer in (enter, leave):
+            layer.weight.zero_()
+        for colour in range(3):
+            enter.weight[colour, 16 * colour : 16 * colour + 16, 1, 1] = 1 / 16
+            leave.weight[colour, colour, 1, 1] = 1
+        for layer in (enter, leave, recall.colour):
+            layer.bias.zero_()
+        recall.colour.weight.copy_(torch.eye(3)[..., None, None])
+    return recall
 
 
 @torch.no_grad()
-def test_a_ray_is_the_same_in_whatever_column_it_falls() -> None:
-    """Who turns by a column's angle has that column's ray in the middle, and columns of one picture spread over the field of view."""
-    turned = torch.atan((torch.arange(9) + 0.5) * 2 / 9 - 1)  # the middle of nine columns looks straight ahead, and 45 degrees are at the border
-    ahead = torch.tensor([0.3, 0.6, math.cos(0.7), math.sin(0.7)])
-    picture = rays(ahead, 9, 1.0)
-    assert picture.shape == (9, NUM_RAY_FEATURES)
-    for column, angle in enumerate(turned):
-        seen = rays(reckon(ahead, torch.tensor([0.0, 0.0, -float(angle)])), 9, 1.0)
-        assert torch.allclose(seen[4, :-2], picture[column, :-2], atol=1e-3)
+def test_a_place_is_aligned_with_what_is_seen_from_it(painted: Recall) -> None:
+    """Each step brings it nearer, ahead, aside, turned and up, until from there the same is seen."""
+    true = torch.tensor([[[0.45, 0.5, math.cos(0.4), math.sin(0.4), 0.001, 0.0]]])
+    seen = painted.remember(true)[:, :, :-1]
+    for error in ([0.06, 0.0, 0.0], [0.0, 0.06, 0.0], [0.0, 0.0, 0.01], [0.06, -0.06, 0.01]):
+        place = reckon(true, torch.tensor([*error, 0.0, 0.0]))
+        place[..., 4] += 0.001
+        errors = []
+        for _ in range(6):
+            errors.append(float((painted.remember(place)[:, :, :-1] - seen).square().mean()))
+            assert abs(float((place - true)[0, 0, 4])) < 0.001 * 0.2 ** (len(errors) > 1) + 1e-6
+            place = painted.align(place, seen, painted.remember(place))
+        assert all(after < 0.75 * before for before, after in pairwise(errors)) and errors[-1] < 0.02 * errors[0], errors
+        assert float((place - true)[..., :4].abs().max()) < 0.004
 
 
 @torch.no_grad()
-def test_reckoning_goes_where_the_player_looks() -> None:
-    north = torch.tensor([0.5, 0.5, 0.0, 1.0])
-    assert torch.allclose(reckon(north, torch.tensor([2.0, 0.0, 0.0])), torch.tensor([0.5, 0.6, 0.0, 1.0]), atol=1e-6)
-    assert torch.allclose(reckon(north, torch.tensor([0.0, 2.0, math.pi / 2])), torch.tensor([0.4, 0.5, -1.0, 0.0]), atol=1e-6)
+def test_a_place_is_found_from_a_guess(painted: Recall, monkeypatch: pytest.MonkeyPatch) -> None:
+    true = torch.tensor([[[0.45, 0.5, math.cos(0.4), math.sin(0.4), 0.0, 0.0]]])
+    seen = painted.remember(true)[:, :, :-1].expand(-1, 2, -1, -1, -1)
+    guess = reckon(true, torch.tensor([0.5, -0.5, 0.15, 0.0, 0.0]))
+    monkeypatch.setattr(painted, "guess", lambda *given: guess)
+    found = painted.find(seen, torch.zeros(1, 2, 2, 3))
+    assert found.shape == (1, 1, PLACE) and float((found - true)[..., :4].abs().max()) < 0.01 < 0.1 < float((guess - true)[..., :4].abs().max())
+
+
+@torch.no_grad()
+def test_reckoning_goes_where_the_player_looks_and_lets_him_swing() -> None:
+    north = torch.tensor([0.5, 0.5, 0.0, 1.0, 0.01, 0.0])
+    walked = reckon(north, torch.tensor([2.0, 0.0, 0.0, 0.0, 0.0]))
+    assert torch.allclose(walked, torch.tensor([0.5, 0.6, 0.0, 1.0, 0.01, 0.01]), atol=1e-6)
+    turned = reckon(north, torch.tensor([0.0, 2.0, math.pi / 2, 0.0, 0.0]))
+    assert torch.allclose(turned, torch.tensor([0.4, 0.5, -1.0, 0.0, 0.01, 0.01]), atol=1e-6)
+    swing, heights = torch.tensor([0.0, 0.0, 0.0, 2 * math.cos(0.6) - 1, -1.0]), []
+    place = torch.tensor([0.5, 0.5, 0.0, 1.0, math.sin(0.6), 0.0])
+    for _ in range(20):
+        heights.append(float(place[4]))
+        place = reckon(place, swing)
+    assert np.allclose(heights, np.sin(0.6 * np.arange(1, 21)), atol=1e-4), "two heights tell where in its swing a body is"
 
 
 @torch.no_grad()
 def test_runs_are_followed_each_from_its_own_place_and_one_frame_after_the_other() -> None:
     torch.manual_seed(0)
     recall = Recall((4, 8, 8), 6, 16, 1, 16, 90.0)
-    before, actions, place = torch.randn(2, 6, 4, 8, 8), torch.rand(2, 6, 2, 3), torch.tensor([[0.1, 0.2, 0.6, 0.8], [0.0, 0.0, 0.0, 0.0]]).expand(2, -1, -1)
+    before, actions = torch.randn(2, 6, 4, 8, 8), torch.rand(2, 6, 2, 3)
+    place = torch.tensor([[0.1, 0.2, 0.6, 0.8, 0.01, 0.0], [0.0] * PLACE]).expand(2, -1, -1)
     together, remembered = recall.follow(before, actions, place)
     for run in (0, 1):
         follows = place[:, run : run + 1]
         for frame in range(3 * run, 3 * run + 3):
             follows = recall.follow(before[:, frame : frame + 1], actions[:, frame : frame + 1], follows)[0]
             assert torch.allclose(together[:, frame : frame + 1], follows, atol=1e-5)
-    assert remembered.shape == before.shape and torch.allclose(remembered, recall.paint(together), atol=1e-5)
+    assert remembered.shape == before.shape and torch.allclose(remembered, recall.paint(together)[:, :, :-1], atol=1e-5)
 
 
 @torch.no_grad()
@@ -70,19 +134,29 @@ def test_who_does_nothing_stays_where_he_is_whatever_he_sees() -> None:
     torch.manual_seed(0)
     recall = Recall((4, 8, 8), 6, 16, 1, 16, 90.0)
     torch.nn.init.normal_(recall.ego[2].weight)  # type: ignore[arg-type]
-    torch.nn.init.normal_(recall.settle.weight)
-    frames, here, idle = torch.randn(1, 5, 4, 8, 8), torch.tensor([[[0.1, 0.2, 0.6, 0.8]]]), torch.zeros(1, 5, 2, 3)
+    recall.memory.matter -= 1
+    frames, here, idle = torch.randn(1, 5, 4, 8, 8), torch.tensor([[[0.1, 0.2, 0.6, 0.8, 0.01, 0.0]]]), torch.zeros(1, 5, 2, 3)
     pressed = idle.clone()
     pressed[:, 0, 1, 0] = 1
-    assert torch.allclose(recall.follow(frames, idle, here)[0], here.expand(1, 5, 4), atol=1e-6)
+    assert torch.allclose(recall.follow(frames, idle, here)[0], here.expand(1, 5, PLACE), atol=1e-6)
     assert (recall.follow(frames, pressed, here)[0] - here).abs().amax(2).min() > 1e-3
-    lost = torch.zeros(1, 1, 4)
+    lost = torch.zeros(1, 1, PLACE)
     assert recall.follow(frames[:, :1], idle[:, :1], lost)[0].abs().max() > 1e-3, "who does not know where he is looks around nonetheless"
+
+
+@torch.no_grad()
+def test_who_walks_into_a_wall_slides_along_it(painted: Recall) -> None:
+    """The room's walls are at 0.2 and 0.8, less what a body needs."""
+    for x, y, ahead, expected in ((0.7, 0.5, (0.8, 0.6), (False, True)), (0.5, 0.7, (0.6, 0.8), (True, False)), (0.5, 0.5, (0.6, 0.8), (True, True))):
+        here = torch.tensor([x, y, *ahead, 0.0, 0.0])
+        walked = painted.walk(here, torch.tensor([4.0, 0.0, 0.0, 0.0, 0.0]))
+        assert [bool(moved) for moved in (walked - here).abs()[:2] > 1e-6] == list(expected)
+        assert not bool(painted.memory.is_free(torch.tensor([0.9, 0.5]))) and bool(painted.memory.is_free(walked[:2]))
 
 
 def test_a_place_far_from_the_map_leads_nowhere_farther() -> None:
     recall = Recall((4, 8, 8), 6, 16, 1, 16, 90.0)
-    place = torch.full((1, 1, 4), 1e6)
+    place = torch.full((1, 1, PLACE), 1e6)
     with torch.no_grad():
         followed, _ = recall.follow(torch.zeros(1, 1, 4, 8, 8), torch.zeros(1, 1, 2, 3), place)
     assert float(followed.abs().max()) < 10
@@ -94,7 +168,7 @@ def test_a_stream_knows_its_place_and_says_so_in_its_state(world: World, tmp_pat
     for action in TAPE:
         before = here.window.place
         here.tick(action)
-        assert not torch.equal(before, here.window.place)
+        assert torch.equal(before, here.window.place) == (not action)
     here.save(tmp_path / "state.safetensors")
     saved = here.snapshot()
     onwards = [here.tick(action) for action in TAPE]
@@ -135,7 +209,7 @@ def test_every_pass_is_shown_what_is_remembered_from_the_places_of_its_frames(wo
 
     def watched(*given: Any) -> Tensor:
         if len(given) > 7:
-            assert torch.allclose(given[7], world.transformer.recall.remember(stream.window.places), atol=1e-5)
+            assert torch.allclose(given[7], world.transformer.recall.remember(stream.window.places)[:, :, :-1], atol=1e-5)
             passes.append(given[7].shape[1])
         return forward(*given)
 
@@ -148,7 +222,7 @@ def test_every_pass_is_shown_what_is_remembered_from_the_places_of_its_frames(wo
 def test_frames_to_come_are_reckoned_one_after_the_other(world: World) -> None:
     recall, here = world.transformer.recall, world.stream(7).window.place
     held = torch.zeros(1, 3, 1, world.transformer.config.num_actions).expand(-1, -1, world.transformer.config.action_history, -1)
-    assert torch.allclose(recall.expect(held, here), here.expand(1, 3, 4), atol=1e-6), "who does nothing stays where he is"
+    assert torch.allclose(recall.expect(held, here)[..., :5], here[..., :5].expand(1, 3, 5), atol=1e-6), "who does nothing stays where he is"
     places = recall.expect(held + 1, here)
     assert torch.allclose(recall.expect(held[:, 1:] + 1, places[:, :1]), places[:, 1:])
     assert not torch.allclose(places[:, :1], here)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from world_model.autoencoder import AutoencoderConfig
 from world_model.card import Card, WorldError
+from world_model.recall import PLACE
 from world_model.stream import WindowConfig
 from world_model.transformer import TransformerConfig
 from world_model.wan.matrix_game import RAW_FRAMES, MatrixGameConfig
@@ -139,12 +140,14 @@ def check_memory(card: Card, transformer: TransformerConfig, autoencoder: Autoen
         raise ValueError("its layers are too wide for its size.")
 
 
-def start_shapes(card: Card, autoencoder: AutoencoderConfig | None) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the start clips, or of the start pictures of a world whose autoencoder is not its own."""
+def start_shapes(card: Card, autoencoder: AutoencoderConfig | None, *, recalls: bool) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the start clips and their places, or of the start pictures of a world whose autoencoder is not its own."""
     shapes: dict[str, tuple[int, ...]] = {"starts.screens": (card.num_starts, card.height, card.width, 3)}
     if autoencoder:
         many = (card.num_starts, card.start_frames)
         shapes |= {"starts.latents": (*many, *autoencoder.latent_shape), "starts.actions": (*many, len(card.actions))}
+    if recalls:
+        shapes["starts.places"] = (card.num_starts, PLACE)
     return shapes
 
 

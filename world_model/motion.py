@@ -2,9 +2,10 @@
 
 Tokens are large (a patch of latents each) and a picture moves by less than a token per frame. So the network does not paint every frame anew: for each
 position of the latent grid it says where in the frame before its content was (optical flow, by backward warping), and what to add to that (newly
-revealed or sharpened content). Before it has learnt anything it holds the picture still, and what it does not touch stays for ever: a share of the frame
-before, however near to one, would fade within seconds. The flow comes from the transformer's tokens, which have seen actions, noise and context, refined by
-convolutions at the latents' own resolution. Latents must bear to be moved by fractions of a position; the autoencoder is trained for it.
+revealed or sharpened content). Where places are remembered it also says where in the picture remembered the content is, and how much of it to take. Before it
+has learnt anything it holds the picture almost still, and what it does not touch stays for ever: a share of the frame before, however near to one, would fade
+within seconds. The flow comes from the transformer's tokens, which have seen actions, noise and context, refined by convolutions at the latents' own
+resolution. Latents must bear to be moved by fractions of a position; the autoencoder is trained for it.
 
 In a window only the first frame has a finished frame before it; the others take the estimate that the last pass made of the frame before them. So every
 frame learns and makes the same small step.
@@ -16,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+RECALLS = 1.0  # how much is taken of what is remembered before anything is learnt, as a logit
 
 
 class ModulatedPair(nn.Module):
@@ -50,7 +53,7 @@ class Motion(nn.Module):
         self.from_tokens = nn.Linear(dim, channels * math.prod(patch_size))
         self.look = nn.Conv2d((2 + recalls) * latent_channels, channels, 3, padding=1)
         self.search = ModulatedPair(channels, dim)
-        self.flow = nn.Conv2d(channels, 2 + 2 * recalls, 3, padding=1)  # for the frame before, and for what is remembered
+        self.flow = nn.Conv2d(channels, 2 + 3 * recalls, 3, padding=1)  # for the frame before; for what is remembered, and how much of it is taken
         self.compare = nn.Conv2d((1 + recalls) * latent_channels, channels, 3, padding=1)
         self.blocks = nn.ModuleList(ModulatedPair(channels, dim) for _ in range(blocks))
         self.leave = nn.Conv2d(channels, latent_channels, 3, padding=1)
@@ -71,15 +74,15 @@ class Motion(nn.Module):
         frames, rows = x.shape[1], x.shape[3] // self.patch[0]
         p, q = self.patch
         told = rearrange(self.from_tokens(tokens), "b (f h w) (p q c) -> (b f) c (h p) (w q)", f=frames, h=rows, p=p, q=q)
-        e, moved = e.flatten(0, 1), before.flatten(0, 1).float()
-        sources = [moved] if recalled is None else [moved, recalled.flatten(0, 1).float()]
+        e, sources = e.flatten(0, 1), [source.flatten(0, 1).float() for source in (before, recalled) if source is not None]
         features = self.search(self.look(_last(torch.cat([x.flatten(0, 1), *sources], 1).to(told.dtype))) + told, e)
-        flows = self.flow(F.relu(features)).float().split(2, 1)
-        warped, *remembered = (warp(source, flow) for source, flow in zip(sources, flows, strict=True))
-        features = features + self.compare(_last(torch.cat([warped, *remembered], 1).to(told.dtype)))
+        moves = self.flow(F.relu(features)).float()
+        warped = [warp(source, moves[:, 2 * n : 2 * n + 2]) for n, source in enumerate(sources)]
+        features = features + self.compare(_last(torch.cat(warped, 1).to(told.dtype)))
+        made = warped[0] if recalled is None else torch.lerp(warped[0], warped[1], torch.sigmoid(moves[:, 4:] + RECALLS))
         for block in self.blocks:
             features = block(features, e)
-        return (warped + self.leave(F.relu(features)).float()).unflatten(0, x.shape[:2])
+        return (made + self.leave(F.relu(features)).float()).unflatten(0, x.shape[:2])
 
 
 def warp(images: Tensor, flow: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
-"""Recall: a world's memory of what is seen from where.
+"""Recall: a world remembers what is seen from where it is.
 
-A window remembers a second of play; what comes into view after a turn was never in it. Where the recorded game told its true places (position and heading), a
-world can learn its map. One small network follows the player: it reckons from the last actions how far he went and turned, and while he does anything corrects
-that by comparing the frame before with what is remembered from there. Another has learnt what every ray meets: each column of a picture is looked up by where
-its ray starts and which way it goes, so a wall seen from many places is learnt once (light field networks, arXiv 2106.02634). Motion compensation is given that
-picture beside the frame before, and takes from it what the frame before cannot show. In play no true place is needed: a stream that begins somewhere finds its
-place by looking, and what it sees from then on is what is there.
+A window remembers a second of play; what comes into view after a turn was never in it. Where the recorded game told its true places (position, heading, height
+of the eye), a world can learn its map (`world_model.memory`). On it the player is followed: a small network reckons from the last actions how far he went and
+turned, the map says where walls stopped him, and while he does anything his place is corrected by comparing the frame before with what is remembered from
+there: the memory knows how far away everything is, and so by which small step what it remembers would look like that frame (direct image alignment,
+arXiv 1607.02565). Motion compensation is given the picture remembered beside the frame before, and takes from either. In play no true place is needed: who
+begins somewhere finds his place by looking, and what he sees from then on is what is there.
 
-A place is (x, y, cosine, sine of the heading), positions from 0 to 1 over the longer side of the map. Of an uncertain heading cosine and sine are the means,
-shorter than 1; shorter than a half the place counts as unknown.
+A place is (x, y, cosine, sine of the heading, height of the eye, that of the frame before), positions from 0 to 1 over the longer side of the map, heights in
+that unit from where the eye mostly is: walkers bob, and two heights tell rising from falling. Of an uncertain heading cosine and sine are the means, shorter
+than 1; shorter than a half the place counts as unknown.
 """
 
 import math
@@ -18,13 +19,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FINEST, HARMONICS = 7, 8  # octaves of positions, multiples of the heading
-NUM_FEATURES = 2 * (2 * FINEST + HARMONICS + 2 * (FINEST - 1)) + 2
-RAY_OCTAVES, RAY_HARMONICS = 8, 5
-NUM_RAY_FEATURES = 2 * (4 * RAY_OCTAVES + RAY_HARMONICS) + 2
+from world_model.autoencoder import ResidualPair
+from world_model.memory import Memory, from_map
+
+PLACE = 6  # numbers that a place has
+PIXELS = 4  # of a remembered picture, along each side of a latent position
 UNKNOWN = 0.5
 STEP = 0.05  # of the map: the unit of what is reckoned
-SMALL = 0.004, 0.02  # corrections of a position and of a heading of which half is heeded
+UNITS = torch.tensor([0.001, 0.001, 0.005, 0.001])  # of steps ahead and to the left, of turns in radians, of heights
+FAR = 10.0  # UNITS that are corrected at once
+SURE, STIFF = 0.02, 0.1  # the mean square by which positions may differ in any case; what a step of one unit costs
+DOUBTFUL = 0.2  # the mean square by which frames may differ from what is remembered before they are no longer believed
+AROUND = torch.tensor([1.8, 1.8, 0.8, 0.0, 0.0])  # a guess other places are tried, as `reckon` takes them
+TRIES, FINALISTS, LEAD = 1500, 32, 8  # places tried near a guess, and as many anywhere; those that are aligned; frames that tell them apart
+COARSE = 4, 4, 4, 2, 2, 2, 1, 1, 1  # how often finalists are aligned, and how coarse frames are for it
 
 
 class Recall(nn.Module):
@@ -33,41 +41,43 @@ class Recall(nn.Module):
     Args:
         shape: [channels, height, width] of a latent frame.
         told: how many numbers the actions of a frame's history are.
-        width, blocks: of the memory.
-        follow_width: of what follows.
+        width: texels along the longer side of the memory's map.
+        blocks: residual pairs of the convolutions that make latents of remembered pictures.
+        follow_width: of the network that guesses places.
         field_of_view: of the pictures, horizontal, in degrees.
-        looks: channels of the convolutions that look at a frame.
+        looks: channels of its convolutions.
     """
 
     def __init__(self, shape: tuple[int, int, int], told: int, width: int, blocks: int, follow_width: int, field_of_view: float, looks: int = 32) -> None:
         super().__init__()
-        self.shape, self.width, self.reach = shape, width, math.tan(math.radians(field_of_view) / 2)
-        sizes = (2 * shape[0], looks, 2 * looks, 4 * looks, 4 * looks)
+        self.shape = shape
+        sizes = (shape[0], looks, 2 * looks, 4 * looks, 4 * looks)
         rows, columns = shape[1:]
         self.look = nn.ModuleList([nn.Conv2d(sizes[0], sizes[1], 3, padding=1)])
         for inputs, outputs in pairwise(sizes[1:]):
             stride = 2 if min(rows, columns) >= 4 else 1
             self.look.append(nn.Conv2d(inputs, outputs, 3, stride, 1))
             rows, columns = -(-rows // stride), -(-columns // stride)
-        self.ego = nn.Sequential(nn.Linear(told, 64), nn.ReLU(), nn.Linear(64, 3))  # forward, to the left, and turned
+        self.ego = nn.Sequential(nn.Linear(told, 128), nn.ReLU(), nn.Linear(128, 5))  # as `reckon` takes it
         self.seen = nn.Linear(sizes[-1] * rows * columns, follow_width)
-        self.told, self.was = nn.Linear(told, follow_width), nn.Linear(NUM_FEATURES + 3, follow_width)
+        self.told = nn.Linear(told, follow_width)
         self.think = nn.Sequential(nn.Linear(follow_width, follow_width), nn.ReLU(), nn.Linear(follow_width, follow_width))
-        self.settle = nn.Linear(follow_width, 5)
-        self.enter = nn.Linear(NUM_RAY_FEATURES, width)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(width, 2 * width), nn.GELU("tanh"), nn.Linear(2 * width, width)) for _ in range(blocks))
-        self.leave = nn.Linear(width, shape[0] * shape[1])
-        for last in (self.ego[2], self.think[2], *(block[2] for block in self.blocks)):  # type: ignore[index]
+        self.settle = nn.Linear(follow_width, 4)
+        self.memory = Memory((PIXELS * shape[1], PIXELS * shape[2]), width, field_of_view)
+        enter, leave = nn.Conv2d(3 * PIXELS**2, 2 * looks, 3, padding=1), nn.Conv2d(2 * looks, shape[0], 3, padding=1)
+        self.colour = nn.Conv2d(shape[0], 3, 1)
+        self.encode = nn.Sequential(nn.PixelUnshuffle(PIXELS), enter, *(ResidualPair(2 * looks) for _ in range(blocks)), leave)
+        for last in (self.ego[2], self.think[2]):  # type: ignore[index]
             nn.init.zeros_(last.weight)  # type: ignore[arg-type]
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     def follow(self, before: Tensor, actions: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the places [b, f, 4], float32, of frames that come in runs of equal length, and what is remembered from there [b, f, c, h, w].
+        """Return the places [b, f, 6], float32, of frames that come in runs of equal length, and what is remembered from there [b, f, c, h, w].
 
         Args:
             before: the frame before each, [b, f, c, h, w].
             actions: [b, f, history, n], the actions that led to each, its own last.
-            place: [b, runs, 4], where the frame before each run was taken, or zeros.
+            place: [b, runs, 6], where the frame before each run was taken, or zeros.
         """
         steps = (t.unflatten(1, (place.shape[1], -1)).unbind(2) for t in (before, actions))
         picture = self.remember(place)
@@ -77,103 +87,143 @@ class Recall(nn.Module):
             picture = self.remember(place)
             places.append(place)
             pictures.append(picture)
-        return torch.stack(places, 2).flatten(1, 2), torch.stack(pictures, 2).flatten(1, 2)
+        return torch.stack(places, 2).flatten(1, 2), torch.stack(pictures, 2).flatten(1, 2)[:, :, :-1]
+
+    def find(self, seen: Tensor, actions: Tensor) -> Tensor:
+        """Return the places [b, 1, 6] of the last of some frames [b, f, c, h, w], at least two, that the actions [b, f, history, n] led to.
+
+        Around what a network guesses, and everywhere where one can be, many places are tried by their colours alone, and the best aligned until they fit. As
+        much looks alike in a maze, this is done for a frame before the last, and that place is taken from which what comes after it is seen, too.
+        """
+        lead = min(LEAD, seen.shape[1] - 2)
+        at = seen.shape[1] - 1 - lead
+        guessed, found = self.guess(seen[:, at - 1 : at], actions[:, at : at + 1])[:, 0], []
+        for frames, told, guess in zip(seen.float(), actions, guessed, strict=True):
+            places = self._candidates(frames[at], guess)
+            misfits = (self.remember(places)[:, :, :-1] - frames[at]).square().mean((1, 2, 3, 4))
+            if lead:
+                after = frames[None, at + 1 :].expand(len(places), -1, -1, -1, -1)
+                places, pictures = self.follow(frames[None, at:-1].expand_as(after), told[None, at + 1 :].expand(len(places), -1, -1, -1), places)
+                misfits = misfits + (pictures - after).square().mean((2, 3, 4)).sum(1)
+            found.append(places[misfits.argmin(), -1:])
+        place = torch.stack(found)
+        for _ in range(2 if lead else 0):
+            place = self.align(place, seen[:, -1:], self.remember(place))
+        return place
+
+    def _candidates(self, picture: Tensor, guess: Tensor) -> Tensor:
+        """Return some places [n, 1, 6] from where a latent frame [c, h, w] may have been taken; `guess` [6] is one that is not good enough."""
+        draw = torch.Generator().manual_seed(0)
+        near = torch.cat([2 * torch.rand(TRIES, 3, generator=draw) - 1, torch.zeros(TRIES, 2)], 1).to(guess) * AROUND.to(guess)
+        guess = torch.cat([guess[:2], F.normalize(guess[2:4], dim=0), torch.zeros_like(guess[4:])])
+        free = (self.memory.matter[0, 0] < 0).nonzero().flip(1)
+        cells = free[torch.randint(len(free), (TRIES,), generator=draw).to(free.device)] if len(free) else free
+        angles = 2 * math.pi * torch.rand(len(cells), 1, generator=draw).to(guess)
+        anywhere = torch.cat([from_map((cells + 0.5) / self.memory.matter.shape[-1]), angles.cos(), angles.sin(), angles * 0, angles * 0], 1)
+        places = torch.cat([guess[None], reckon(guess.expand(TRIES, -1), near), anywhere.to(guess)])
+        colours = self.colour(picture[None].to(self.colour.weight.dtype)).float()
+        misfits = [F.avg_pool2d(self.memory(some, self.shape[1:])[:, :3] - colours, 2).square().mean((1, 2, 3)) for some in places.split(256)]  # type: ignore[arg-type]
+        places = places[torch.cat(misfits).argsort()[:FINALISTS], None]
+        for coarse in COARSE:
+            places = self.align(places, picture.expand(len(places), 1, -1, -1, -1), self.remember(places), coarse)
+        return torch.cat([places[..., :5], places[..., 4:5]], -1)
 
     def expect(self, actions: Tensor, place: Tensor) -> Tensor:
-        """Return the reckoned places [b, f, 4] of frames to come; `place` [b, 1, 4] is that of the frame before."""
+        """Return the reckoned places [b, f, 6] of frames to come; `place` [b, 1, 6] is that of the frame before."""
         gone = self._gone(actions.flatten(2).to(self.told.weight.dtype))
-        return torch.cat([place := reckon(place, step) for step in gone.split(1, 1)], 1)
+        return torch.cat([place := self.walk(place, step) for step in gone.split(1, 1)], 1)
+
+    def walk(self, places: Tensor, gone: Tensor) -> Tensor:
+        """Return the reckoned places [..., 6]; who would walk into a wall slides along it."""
+        return self._slide(places, reckon(places, gone))
+
+    def _slide(self, places: Tensor, moved: Tensor) -> Tensor:
+        """Return the places `moved` [..., 6], except that nobody gets from `places` into a wall: as far as one is in the way he stays, along x or y."""
+        position = places[..., :2]
+        across, along = torch.cat([moved[..., :1], position[..., 1:]], -1), torch.cat([position[..., :1], moved[..., 1:2]], -1)
+        free = self.memory.is_free(position)[..., None]  # where the map is wrong, anybody may go anywhere
+        for way in (along, across, moved[..., :2]):
+            position = torch.where(self.memory.is_free(way)[..., None], way, position)
+        return torch.cat([torch.where(free, position, moved[..., :2]), moved[..., 2:]], -1)
 
     def _gone(self, actions: Tensor) -> Tensor:
         """Return how far actions [b, f, history * n] take the player (`reckon`), float32; who does nothing stays where he is."""
         return (self.ego(actions).float() - self.ego(torch.zeros_like(actions[:1, :1])).float()) * actions.any(-1, keepdim=True)
 
     def seek(self, before: Tensor, action: Tensor, place: Tensor, picture: Tensor) -> Tensor:
-        """Return the places [b, runs, 4] of the frames after `before` [b, runs, c, h, w]: reckoned, then corrected by how these differ from `picture`.
+        """Return the places [b, runs, 6] of the frames after `before` [b, runs, c, h, w]; `picture` is what is remembered from where these were taken.
 
-        Who does nothing is where he was. His picture follows the place by which it is remembered: corrections would carry both off together.
+        Who does nothing is where he was. His picture follows the place by which it is remembered: aligned with each other both would be carried off.
         Arguments as in `follow`, of a single frame in each run.
         """
-        action = action.flatten(2).to(self.told.weight.dtype)
-        told, gone, pressed = self.told(action), self._gone(action), action.any(-1, keepdim=True)
-        place = torch.cat([place[..., :2].clamp(-0.5, 1.5), place[..., 2:] / place[..., 2:].norm(dim=-1, keepdim=True).clamp(min=1)], -1)
-        known = (place[..., 2:].square().sum(-1, keepdim=True) > UNKNOWN**2).float()
-        x = torch.cat([before, known[..., None, None] * (picture - before)], 2).flatten(0, 1).to(told.dtype).contiguous(memory_format=torch.channels_last)
+        position, heading, heights = place.split(2, -1)
+        heading = heading / heading.norm(dim=-1, keepdim=True).clamp(min=1)
+        place = torch.cat([position.clamp(-0.5, 1.5), heading, heights.clamp(-0.5, 0.5)], -1)
+        known = heading.square().sum(-1, keepdim=True) > UNKNOWN**2
+        pressed = action.flatten(2).any(-1, keepdim=True)
+        doubt = (before - picture[:, :, :-1]).float().square().mean((2, 3, 4)) / DOUBTFUL
+        aligned = torch.lerp(place, self.align(place, before, picture), 1 / (1 + doubt.square())[..., None])
+        moved = self.walk(self._slide(place, aligned), self._gone(action.flatten(2).to(self.told.weight.dtype)))
+        place = torch.where(pressed, moved, place)
+        return place if bool(known.all()) else torch.where(known, place, self.guess(before, action))
+
+    def guess(self, before: Tensor, action: Tensor) -> Tensor:
+        """Return the places [b, runs, 6] of frames of which only the frame before and the actions are known; arguments as in `seek`."""
+        told = self.told(action.flatten(2).to(self.told.weight.dtype))
+        x = before.flatten(0, 1).to(told.dtype).contiguous(memory_format=torch.channels_last)
         for look in self.look:
             x = F.relu(look(x))
-        was = torch.cat([known * features(place), known * place[..., 2:], known], -1).to(told.dtype)
-        y = F.relu(self.seen(x.flatten(1)).unflatten(0, place.shape[:2]) + told + self.was(was))
-        correction, trust = self.settle(F.relu(y + self.think(y))).float().split((4, 1), -1)
-        return torch.where(known > 0, reckon(place, gone) + pressed * heeded(2 * torch.sigmoid(trust - 2) * correction), correction)
+        y = F.relu(self.seen(x.flatten(1)).unflatten(0, told.shape[:2]) + told)
+        position = self.settle(F.relu(y + self.think(y))).float()
+        return F.pad(position, (0, PLACE - position.shape[-1]))
+
+    def align(self, place: Tensor, before: Tensor, picture: Tensor, coarse: int = 1) -> Tensor:
+        """Return the places [b, runs, 6] from where what is remembered looks more like the frames before: one Gauss-Newton step from `place`.
+
+        Arguments as in `seek`; seen `coarse` frames show the way from farther off. Positions that do not look like it at all have little to say.
+        """
+        with torch.no_grad(), torch.autocast(before.device.type, enabled=False):
+            coarse = min(coarse, *self.shape[1:])
+            picture, before = (F.avg_pool2d(frames.float().flatten(0, 1), coarse) for frames in (picture, before))
+            seen, inverse = picture.split((self.shape[0], 1), 1)
+            apart = before - seen
+            error = apart.square().mean(1, keepdim=True)
+            weight = 1 / (1 + error / (3 * error.mean((1, 2, 3), keepdim=True) + SURE))
+            steps = self.memory.steps(seen, inverse) * UNITS.to(seen)[:, None, None, None]
+            pulled = (steps * weight[:, None]).flatten(2)
+            normal = pulled @ steps.flatten(2).mT + STIFF * torch.eye(4, device=apart.device)
+            step = torch.linalg.solve(normal, pulled @ apart.flatten(1)[..., None])[..., 0]
+            step = FAR * torch.tanh(step / FAR) * UNITS.to(step)
+            forward, left, turned, up = step.unflatten(0, place.shape[:2]).split(1, -1)
+        moved = reckon(place, torch.cat([forward / STEP, left / STEP, turned, torch.zeros_like(turned), torch.zeros_like(turned)], -1))
+        return torch.cat([moved[..., :4], place[..., 4:5] + up, place[..., 5:]], -1)
 
     @torch.no_grad()
     def remember(self, places: Tensor) -> Tensor:
-        """Return what is remembered from places [..., 4], float32; it learns from recorded frames alone."""
-        return self.paint(places).float()
+        """Return what is remembered from places [..., 6], float32; it learns from recorded frames alone.
+
+        [..., c + 1, h, w]: latent frames, and the inverse depth at each of their positions.
+        """
+        return self.paint(places)
 
     def paint(self, places: Tensor) -> Tensor:
-        """Return the latent frames [..., c, h, w] remembered from places [..., 4]."""
-        x = self.enter(rays(places, self.shape[2], self.reach).to(self.enter.weight.dtype))
-        for block in self.blocks:
-            x = x + block(F.layer_norm(x, (self.width,)))
-        return self.leave(F.layer_norm(x, (self.width,))).unflatten(-1, self.shape[:2]).movedim(-3, -1)
+        """Return the same with its gradient."""
+        pictures = self.memory(places.flatten(0, -2))
+        views = torch.cat([self.encoded(pictures[:, :3]).float(), F.avg_pool2d(pictures[:, 3:], PIXELS)], 1)
+        return views.unflatten(0, places.shape[:-1])
 
-
-def heeded(correction: Tensor) -> Tensor:
-    """Return corrections of places [..., 4] without what is too small to mean anything.
-
-    Pictures in play follow the place by which they are remembered: what small corrections have in common would in seconds carry a player off.
-    """
-    parts = zip(correction.split(2, -1), SMALL, strict=True)
-    return torch.cat([part * (size := part.square().sum(-1, keepdim=True)) / (size + small**2) for part, small in parts], -1)
+    def encoded(self, pictures: Tensor) -> Tensor:
+        """Return the latent frames [n, c, h, w] of remembered pictures [n, 3, height, width]."""
+        return self.encode(pictures.to(self.told.weight.dtype).contiguous(memory_format=torch.channels_last))
 
 
 def reckon(places: Tensor, gone: Tensor) -> Tensor:
-    """Return the places [..., 4] after going forward and to the left, in STEPs, and turning to the left, in radians (gone: [..., 3])."""
-    x, y, cosine, sine = places.split(1, -1)
-    forward, left, angle = gone.split(1, -1)
-    x, y = x + STEP * (forward * cosine - left * sine), y + STEP * (forward * sine + left * cosine)
-    return torch.cat([x, y, cosine * angle.cos() - sine * angle.sin(), cosine * angle.sin() + sine * angle.cos()], -1)
+    """Return the places [..., 6] after going forward and to the left, in STEPs, and turning to the left, in radians (gone: [..., 5]).
 
-
-def features(places: Tensor) -> Tensor:
-    """Return waves of places [..., 4], from broad to fine: of the position, of the heading, and of the position as seen in that heading; float32."""
-    position, heading = places[..., :2].float(), torch.atan2(places[..., 3], places[..., 2]).float()
-    turned = torch.cat(along_and_across(position, heading[..., None]), -1)
-    octaves = math.pi * 2.0 ** torch.arange(FINEST, device=places.device)
-    waves = [
-        (position[..., None] * octaves).flatten(-2),
-        heading[..., None] * torch.arange(1, HARMONICS + 1, device=places.device),
-        (turned[..., None] * octaves[:-1]).flatten(-2),
-    ]
-    return torch.cat([part for wave in waves for part in (wave.sin(), wave.cos())] + [position], -1)
-
-
-def rays(places: Tensor, columns: int, reach: float) -> Tensor:
-    """Return waves of the rays of a picture's columns, seen from places [..., 4]: [..., columns, NUM_RAY_FEATURES], float32.
-
-    A ray is told by its direction, by the start's position along and across it (on one line of sight only the first changes), and by that position itself.
-    `reach` is the tangent of half the field of view.
+    The last two of `gone` say by what parts of the two heights known the height changes: so bodies swing.
     """
-    side = (torch.arange(columns, device=places.device) + 0.5) * (2 / columns) - 1
-    heading = torch.atan2(places[..., 3], places[..., 2]).float()[..., None] - torch.atan(side * reach)
-    position = places[..., None, :2].float()
-    along, across = along_and_across(position, heading[..., None])
-    octaves = math.pi * 2.0 ** torch.arange(RAY_OCTAVES, device=places.device)
-    waves = torch.cat(
-        [
-            along * octaves,
-            across * octaves,
-            heading[..., None] * 2.0 ** torch.arange(RAY_HARMONICS, device=places.device),
-            (position[..., None] * octaves).flatten(-2).expand(*heading.shape, -1),
-        ],
-        -1,
-    )
-    side = side[:, None].expand(*heading.shape, 1)
-    return torch.cat([waves.sin(), waves.cos(), side, side.square()], -1)
-
-
-def along_and_across(position: Tensor, heading: Tensor) -> tuple[Tensor, Tensor]:
-    """Return positions [..., 2] in axes along a heading [..., 1] and across it, [..., 1] each."""
-    x, y = position.split(1, -1)
-    return x * heading.cos() + y * heading.sin(), x * heading.sin() - y * heading.cos()
+    x, y, cosine, sine, height, earlier = places.split(1, -1)
+    forward, left, angle, goes_on, comes_back = gone.split(1, -1)
+    x, y = x + STEP * (forward * cosine - left * sine), y + STEP * (forward * sine + left * cosine)
+    turned = cosine * angle.cos() - sine * angle.sin(), cosine * angle.sin() + sine * angle.cos()
+    return torch.cat([x, y, *turned, height + goes_on * height + comes_back * earlier, height], -1)

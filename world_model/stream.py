@@ -23,6 +23,7 @@ from torch import Tensor
 
 from world_model.context import ContextAttention, ContextConfig, KeyValueCache, PastAttention
 from world_model.noise import NoiseSource
+from world_model.recall import PLACE
 from world_model.schedule import Ladder, add_noise
 from world_model.transformer import Transformer
 
@@ -76,18 +77,19 @@ class RollingWindow:
         self.lived = self.actions.new_zeros(batch, config.block_frames + model.config.action_history - 1, model.config.num_actions)  # of the frames before it
         self.clean: Tensor | None = None  # the block finished last, not in the cache yet
         self.last = torch.zeros(batch, 1, *shape, device=self.device)  # the newest finished frame
-        self.place = torch.zeros(batch, 1, 4, device=self.device)  # where it was taken, in worlds that recall
+        self.place = torch.zeros(batch, 1, PLACE, device=self.device)  # where it was taken, in worlds that recall
         self.view: Tensor | None = None  # what is remembered from there, once it was wanted
         self.places = self.place  # where the last pass took the window's frames to be taken
         self.first: tuple[Tensor, Tensor, Tensor] | None = None  # of the window's first frame: what it was told, its place, and what is remembered from there
         self.x0 = self.x  # what the last pass predicted for the blocks that are still in the window
         self.rollbacks = 0
 
-    def remember(self, latents: Tensor, actions: Tensor) -> None:
+    def remember(self, latents: Tensor, actions: Tensor, place: Tensor | None = None) -> None:
         """Take real frames [b, frames, c, h, w] and the actions [b, frames, num_actions] that led to them as the past of the stream.
 
         The first blocks become the sink; after them, blocks that the context would have forgotten by the end are passed over, and not counted. Only once,
         before the first `advance`. One pass brings all blocks into the cache that see all before them; the last block waits for the pass of the first window.
+        `place` [b, 1, 6] is where the last frame was taken, in worlds that recall; if it is not known it is sought.
         """
         size, config = self.config.block_frames, self.config.context
         tape = torch.cat([self.lived, actions], 1)
@@ -108,11 +110,11 @@ class RollingWindow:
             end = frames[first] + size
             self._finish(seen[:, first : first + size], actions[:, end - size : end])
             self.lived = tape[:, end : end + self.lived.shape[1]]  # also of what was passed over
-        if self.model.config.recall_width and latents.shape[1] > 1:
-            self.locate(self.model.recall.follow(latents[:, :-1], told[:, 1:], self.place)[0][:, -1:])
+        if self.model.config.recall_width and (place is not None or latents.shape[1] > 1):
+            self.locate(self.model.recall.find(latents, told) if place is None else place)
 
     def locate(self, place: Tensor) -> None:
-        """Say where the newest finished frame was taken, [b, 1, 4]."""
+        """Say where the newest finished frame was taken, [b, 1, 6] (`world_model.recall`)."""
         self.place, self.view, self.first = place, None, None
 
     def advance(self, action: Tensor | None, *, append: bool = True, late: bool = True) -> Tensor | None:
@@ -213,10 +215,9 @@ class RollingWindow:
         else:
             place = recall.seek(before[:, :1], told, self.place, recall.remember(self.place) if self.view is None else self.view)
         self.places = torch.cat([place, recall.expect(actions[:, 1:], place)], 1) if actions.shape[1] > 1 else place
-        unknown = self.places[:, len(known) :]
-        views = torch.cat([*known, recall.remember(unknown)], 1) if unknown.shape[1] else known[0]
+        views = torch.cat([*known, *map(recall.remember, self.places.split(1, 1)[len(known) :])], 1)  # one by one: so they are the same after a restore
         self.first = told, place, views[:, :1]
-        return views
+        return views[:, :, :-1]
 
     def _finish(self, block: Tensor, actions: Tensor) -> None:
         """Let a block be the past: it is to enter the cache, and the next frame moves its last one."""

@@ -35,9 +35,9 @@ class TransformerConfig:
     ``prediction`` says what the head's output means: "velocity" (noise minus clean, as published) or "x0" (the clean frame).
     ``places``, if not None, is the (rows, columns) of tokens in a frame and gives each place a learned embedding: floors are below and walking zooms
     about the middle, which relative positions alone do not tell. ``motion_channels``, if not 0, is the width of motion compensation
-    (`world_model.motion`, with ``motion_blocks`` residual pairs), whose prediction is added to the head's; ``recall_width``, if not 0, that of the memory of
-    places which it is given (`world_model.recall`, with ``recall_blocks``, for pictures of a horizontal ``field_of_view`` in degrees), and ``follow_width``
-    that of the network which follows places. The published checkpoints have none of these.
+    (`world_model.motion`, with ``motion_blocks`` residual pairs), whose prediction is added to the head's; ``recall_width``, if not 0, are the texels along
+    the map of the memory of places which it is given (`world_model.recall`, with ``recall_blocks`` residual pairs, for pictures of a horizontal
+    ``field_of_view`` in degrees), and ``follow_width`` is the width of the network which guesses places. The published checkpoints have none of these.
     Every frame is told the last ``action_history`` actions up to its own: bodies have inertia, and a game may turn more slowly at first. With ``stands_still``
     a frame that is told of none is the frame before it, in worlds where nothing moves but the player: what little a network would change feeds on itself.
     """
@@ -53,7 +53,7 @@ class TransformerConfig:
     motion_channels: int = 0
     motion_blocks: int = 3
     recall_width: int = 0
-    recall_blocks: int = 4
+    recall_blocks: int = 1
     follow_width: int = 512
     field_of_view: float = 90.0
     num_actions: int = 0

@@ -55,7 +55,7 @@ class World:
         self.device, self.dtype = transformer.head.head.weight.device, transformer.head.head.weight.dtype
         self._sha256: str | None = None
         # The start that a stream began from last, and its window then; not kept of published worlds, where it takes gigabytes.
-        self.begun: tuple[int, dict[str, Any]] | None = None
+        self.begun: tuple[Any, dict[str, Any]] | None = None
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -123,7 +123,7 @@ class World:
         except (ValueError, RuntimeError, OverflowError) as error:
             raise WorldError(f"{path} has a card that does not describe a model: {str(error).splitlines()[0]}") from error
         if card.num_starts:
-            expected |= start_shapes(card, autoencoder_config)
+            expected |= start_shapes(card, autoencoder_config, recalls=bool(transformer_config.recall_width))
         tensors = read_tensors(path, expected)
         for part, module in modules.items():
             state = {name.removeprefix(part + "."): t.to(target, dtype) for name, t in tensors.items() if name.startswith(part + ".")}
@@ -209,14 +209,14 @@ class Stream:
         seeds = [int(s) for s in seed] if self.batched else [int(seed)]  # type: ignore[union-attr,arg-type]
         if any(not 0 <= s < 1 << 64 for s in seeds):
             raise WorldError("A seed is a whole number from 0 to 2**64 - 1.")
-        latents, past_actions, self.screen = self._past(start, actions, len(seeds))
+        latents, past_actions, place, self.screen = self._past(start, actions, len(seeds))
         self.noise = AddressedNoise(seeds, world.window.block_frames, world.latent_shape, world.device)
         self.window = RollingWindow(world.transformer, world.window, self.noise, world.latent_shape, batch=len(seeds), fused=fused)
-        shared = None if self.batched or world.card.parts or isinstance(start, np.ndarray) else int(start)  # type: ignore[arg-type]
+        shared = None if self.batched or world.card.parts else begins(start, actions)
         if shared is not None and world.begun and world.begun[0] == shared:
             self.window.restore(world.begun[1])
         else:
-            self.window.remember(latents.to(world.device), past_actions.to(world.device))
+            self.window.remember(latents.to(world.device), past_actions.to(world.device), None if place is None else place.to(world.device))
             if shared is not None:
                 world.begun = shared, self.window.snapshot()
         self.frame = 0
@@ -290,8 +290,8 @@ class Stream:
         return load_state(path, self)
 
     @torch.no_grad()
-    def _past(self, start: Any, actions: np.ndarray | None, batch: int) -> tuple[Tensor, Tensor, np.ndarray]:
-        """Return the latents, actions and last screen of where the stream starts."""
+    def _past(self, start: Any, actions: np.ndarray | None, batch: int) -> tuple[Tensor, Tensor, Tensor | None, np.ndarray]:
+        """Return the latents, actions, place (if it is known) and last screen of where the stream starts."""
         world, card = self.world, self.world.card
         if isinstance(start, np.ndarray) and start.ndim > 1:
             clip = start[None] if start.ndim == 3 else start
@@ -303,18 +303,29 @@ class Stream:
             latents = world.autoencoder.encode(torch.from_numpy(clip.copy()).to(world.device))
             many = (batch, -1, -1, -1, -1)
             screen = np.repeat(clip[-1:], batch, 0) if self.batched else clip[-1]
-            return latents[None].expand(many), torch.from_numpy(given)[None].expand(batch, -1, -1), screen
+            return latents[None].expand(many), torch.from_numpy(given)[None].expand(batch, -1, -1), None, screen
         indices = [int(i) for i in start] if self.batched and not isinstance(start, int | np.integer) else [int(start)] * batch
         if len(indices) != batch or any(not 0 <= i < card.num_starts for i in indices):
             raise WorldError(f"This world has the starts 0 to {card.num_starts - 1}; {start} is not one of them.")
         screens = world.starts["screens"][indices].numpy()
-        return world.starts["latents"][indices].float(), world.starts["actions"][indices].float(), screens if self.batched else screens[0]
+        place = world.starts["places"][indices, None].float() if "places" in world.starts else None
+        return world.starts["latents"][indices].float(), world.starts["actions"][indices].float(), place, screens if self.batched else screens[0]
+
+
+def begins(start: Any, actions: np.ndarray | None) -> int | tuple[bytes, ...]:
+    """Return what tells starts from each other: the number of one, or what is in a clip and the actions that led to it."""
+    return tuple(np.ascontiguousarray(part).tobytes() for part in (start, actions) if part is not None) if isinstance(start, np.ndarray) else int(start)
 
 
 def lay_out(autoencoder: Autoencoder, transformer: nn.Module, *, packed: bool = True) -> None:
-    """Lay weights out as processors multiply them fastest: convolutions channels last, queries, keys and values together, all packed where that can be."""
+    """Lay weights out as processors multiply them fastest: convolutions channels last, queries, keys and values together, all packed where that can be.
+
+    A memory of places stays in float32: what is read from a map are places on it.
+    """
     for convolutions in (autoencoder, *(part for part in transformer.children() if isinstance(part, Motion | Recall))):
         convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(convolutions, Recall):
+            convolutions.memory.float()
     together: list[nn.Module] = []
     for block in transformer.blocks:  # type: ignore[union-attr]
         block.self_attn.pack(packed=packed)

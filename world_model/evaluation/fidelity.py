@@ -51,7 +51,7 @@ def measure(
             for kind, frames in (("free_running", made), ("real", real[past:])):
                 poses = judge.see(np.concatenate([real[past - FRAMES + 1 : past], frames]))
                 for h in HORIZONS:
-                    x, y, heading = clips.states[row + past + h - 1]
+                    x, y, heading = clips.states[row + past + h - 1, :3]
                     errors[f"{kind}_position"][h].append(float(np.hypot(*(poses.positions[h - 1] - (x, y)))))
                     errors[f"{kind}_heading"][h].append(abs(float((poses.headings[h - 1] - heading + 180) % 360 - 180)))
         for h in HORIZONS:

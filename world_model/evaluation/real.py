@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from world_model.real.sources import SOURCES
-from world_model.training.data import Clips
+from world_model.training.data import Clips, state_vector
 from world_model.world import World
 
 
@@ -29,7 +29,7 @@ class RealGame:
         """Let the scripted player play for `walked` frames, then do what is given; None if the game ends before that.
 
         Returns:
-            frames uint8 [n, height, width, 3], action vectors [n, actions], states [n, 3] (x, y, heading in degrees).
+            frames uint8 [n, height, width, 3], action vectors [n, actions], states [n, 4] (x, y, heading in degrees, z of the eye).
         """
         frame: np.ndarray | None = self.game.reset(seed)
         player, frames, vectors, states = self.source.player(np.random.default_rng(seed)), [], [], []
@@ -43,7 +43,7 @@ class RealGame:
             assert self.game.state is not None
             frames.append(frame)
             vectors.append(self.world.action_vector(names))
-            states.append([self.game.state[name] for name in ("x", "y", "angle")])
+            states.append(state_vector(self.game.state))
         return np.stack(frames), np.stack(vectors), np.array(states, np.float32)
 
     def endless(self, seed: int, tape: Iterable[Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -41,7 +41,7 @@ class Maze(Doom):
 
     def __init__(self) -> None:
         buttons = dict(zip(ACTIONS, ("TURN_LEFT", "TURN_RIGHT", "MOVE_FORWARD", "MOVE_LEFT", "MOVE_RIGHT"), strict=True))
-        super().__init__("my_way_home", buttons, {}, render_weapon=False, depth_buffer_enabled=True, sectors_info_enabled=True)
+        super().__init__("my_way_home", buttons, {"z": "CAMERA_POSITION_Z"}, render_weapon=False, depth_buffer_enabled=True, sectors_info_enabled=True)
         boxes = [np.array([(line.x1, line.y1, line.x2, line.y2) for line in sector.lines]) for sector in self.game.get_state().sectors]
         self.rooms = np.array([(b[:, ::2].min(), b[:, 1::2].min(), b[:, ::2].max(), b[:, 1::2].max()) for b in boxes])
 

@@ -6,13 +6,20 @@ the sessions (``cache/frames.npy`` and friends) is rebuilt when the list of sess
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from world_model.session import Session, SessionError, action_vectors
+
+STATES = ("x", "y", "angle", "z")
+
+
+def state_vector(state: Mapping[str, float]) -> list[float]:
+    """Return what is known of a player's true state, in the order of STATES; the height of the eye need not be told."""
+    return [state["x"], state["y"], state["angle"], state.get("z", 0.0)]
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Clips:
     Attributes:
         frames: uint8 [n, height, width, 3], memory-mapped.
         actions: float32 [n, actions]; row n led to frame n.
-        states: float32 [n, 3]: x, y, angle in degrees; zeros where unknown.
+        states: float32 [n, 4]: x, y, angle in degrees, and z of the eye (`state_vector`); zeros where unknown.
         bounds: int64 [sessions + 1]; session s is rows bounds[s] to bounds[s + 1].
         vocabulary: the action names of the columns.
     """
@@ -50,7 +57,7 @@ class Clips:
             meta = json.loads((cache / "meta.json").read_text())
         except (OSError, json.JSONDecodeError):
             meta = {}
-        if meta.get("sessions") != listing:
+        if (meta.get("sessions"), meta.get("states")) != (listing, list(STATES)):
             meta = _decode(sessions, cache)
         arrays = [np.load(cache / f"{name}.npy", mmap_mode="r" if name == "frames" else None) for name in ("frames", "actions", "states", "bounds")]
         return cls(folder, arrays[0][: arrays[3][-1]], arrays[1], arrays[2], arrays[3], tuple(meta["vocabulary"]))
@@ -117,7 +124,7 @@ def _decode(sessions: list[Path], cache: Path) -> dict:
     total = sum(len(tape) for tape in tapes)
     frames = np.lib.format.open_memmap(cache / "frames.npy", mode="w+", dtype=np.uint8, shape=(total, *size))
     actions = np.zeros((total, len(vocabulary)), np.float32)
-    states = np.zeros((total, 3), np.float32)
+    states = np.zeros((total, len(STATES)), np.float32)
     bounds = [0]
     for index, (path, tape) in enumerate(zip(sessions, tapes, strict=True)):
         row = bounds[-1]
@@ -130,7 +137,7 @@ def _decode(sessions: list[Path], cache: Path) -> dict:
         actions[row : row + count] = action_vectors(tape[:count], vocabulary)
         truth = Session(path).states()[:count]
         if truth:
-            states[row : row + len(truth)] = [(s["x"], s["y"], s["angle"]) for s in truth]
+            states[row : row + len(truth)] = [state_vector(state) for state in truth]
         bounds.append(row + count)
         if index % 20 == 0:
             print(f"decoding session {index + 1}/{len(sessions)}, {bounds[-1]}/{total} frames", flush=True)
@@ -138,7 +145,7 @@ def _decode(sessions: list[Path], cache: Path) -> dict:
     np.save(cache / "actions.npy", actions[: bounds[-1]])
     np.save(cache / "states.npy", states[: bounds[-1]])
     np.save(cache / "bounds.npy", np.array(bounds))
-    meta = {"sessions": [path.name for path in sessions], "vocabulary": vocabulary}
+    meta = {"sessions": [path.name for path in sessions], "vocabulary": vocabulary, "states": STATES}
     (cache / "meta.json.part").write_text(json.dumps(meta))
     os.replace(cache / "meta.json.part", cache / "meta.json")
     return meta

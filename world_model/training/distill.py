@@ -156,10 +156,10 @@ class Distillation(Streams):
         self.followers = [Follower(model, window) for model in (self.teacher, self.critic)]
         return window
 
-    def _remember(self, window: RollingWindow, latents: Tensor, actions: Tensor) -> None:
-        super()._remember(window, latents, actions)
+    def _remember(self, window: RollingWindow, latents: Tensor, actions: Tensor, places: Tensor) -> None:
+        super()._remember(window, latents, actions, places)
         for follower in self.followers:
-            follower.window.remember(latents, actions)
+            follower.window.remember(latents, actions, places)
             follower.window._flush()
 
     def state_dict(self) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def batch(clips: Clips, rows: np.ndarray, config: JudgeConfig) -> tuple[Tensor, 
     last = rows + FRAMES - 1
     frames = np.stack([clips.frames[rows + i] for i in range(FRAMES)], 1)
     place = (clips.states[last, :2] - config.low) / (np.array(config.high) - config.low)
-    heading = np.radians(clips.states[last, 2:])
+    heading = np.radians(clips.states[last, 2:3])
     pose = np.concatenate([place, np.cos(heading), np.sin(heading)], 1).astype(np.float32)
     return torch.from_numpy(frames), torch.from_numpy(clips.actions[last]), torch.from_numpy(pose)
 

@@ -1,8 +1,8 @@
-"""Before the student, for worlds that recall: learn the map.
+"""Before the student, for worlds that recall: learn the map, and what else is needed to follow places on it.
 
-The memory learns every recorded frame by its place, as nearly as a place can be followed; and to follow places for some frames, from nearly the true one (or
-none), worn frames and the actions. Neither needs the transformer, which is what makes it fast: minutes, where a student takes hours to learn any of it.
-Places are corrected by their distance, not by its square: of the square, players who do not know where they are would take all.
+The memory learns recorded pictures by the places they were taken from, and what their latents are; beside it how far actions take the player. Then these are
+kept, and a network learns to guess places from single frames. None of it needs the transformer, which is what makes it fast: minutes, where a student takes
+hours to learn any of it. Places are learnt by their distance, not by its square: of the square, walls that stop players would take all.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from world_model.memory import Memory
 from world_model.precision import fast_autocast
 from world_model.recall import Recall
 from world_model.training.optimizer import MuonAdamW
@@ -24,59 +25,91 @@ if TYPE_CHECKING:
     from world_model.training.student import LatentClips
 
 
-FLOOR = 1e-5  # of a squared distance: nearer than its root no place needs to be
+NEARLY = {"finest": -4.0, "coarsest": -2.6}  # how nearly students are told where they are, for `blurred_places`
+RECKONED = 1024  # steps of a player in a batch
+FLOOR = 1e-6  # of a squared distance: nearer than its root no place needs to be
 
 
 @dataclass(frozen=True)
 class RecallRecipe:
     """How to learn a map.
 
-    A step follows ``batch`` players for ``frames`` frames, noised and blurred by up to ``noise`` and ``blur`` and mixed with up to a share ``remembered``
-    of what is remembered from there, as pictures in play are; and it remembers ``memory_batch`` views.
+    In the first part of the steps, ``memory_share``, the memory learns ``memory_batch`` views a step, its texels at ``texel_rate``, and how far actions take
+    the player. In each of the others ``batch`` places are guessed from frames, noised and blurred by up to ``noise`` and ``blur``.
     """
 
-    steps: int = 4000
-    batch: int = 32
-    frames: int = 12
-    memory_batch: int = 128
+    steps: int = 6000
+    memory_share: float = 0.67
+    memory_batch: int = 16
+    texel_rate: float = 0.02
+    batch: int = 256
     noise: float = 0.2
     blur: float = 1.0
-    remembered: float = 0.8
     muon_rate: float = 0.02
     adam_rate: float = 1e-3
 
 
 def memory_loss(recall: Recall, clips: "LatentClips", frames: int, rng: np.random.Generator) -> Tensor:
-    """Return the mean squared error of what is remembered of randomly drawn frames, by places as near to the true ones as they can be followed."""
-    rows = torch.from_numpy(share(rng.integers(len(clips.latents), size=count_ranks() * frames)))
-    places = blurred_places(clips.places[rows], rng, finest=-3.5, coarsest=-2.4)
-    return (recall.paint(places) - clips.latents[rows].float()).square().mean()
+    """Return mean squared errors for randomly drawn frames, added up: of what is remembered, in pictures in [-1, 1] and in latents, and of latents' colours."""
+    rows = np.sort(share(rng.integers(len(clips.latents), size=count_ranks() * frames)))
+    made = recall.memory(clips.places[torch.from_numpy(rows)])[:, :3]
+    real = torch.from_numpy(clips.clips.frames[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    latents = clips.latents[torch.from_numpy(rows)].float()
+    colours = recall.colour(latents).float() - F.interpolate(real, recall.shape[1:], mode="area")
+    apart = made - F.interpolate(real, recall.memory.size, mode="area"), recall.encoded(made).float() - latents, colours
+    return torch.stack([error.square().mean() for error in apart]).sum()
 
 
-def follow_loss(recall: Recall, clips: "LatentClips", recipe: RecallRecipe, history: int, rng: np.random.Generator) -> Tensor:
-    """Return the mean distance of places, and of headings, that are followed from nearly the true one, or from none."""
-    starts, batch = clips.clips.starts(recipe.frames + 1), count_ranks() * recipe.batch
-    rows = share(starts[rng.integers(len(starts), size=batch)])[:, None] + np.arange(recipe.frames + 1)
-    before, places = clips.latents[torch.from_numpy(rows[:, :-1])].float(), clips.places[torch.from_numpy(rows)]
-    worn = torch.from_numpy(share(rng.random((batch, 3)))).float()
-    before = torch.lerp(before, recall.remember(places[:, :-1]), recipe.remembered * worn[:, 2, None, None, None, None])
+class TexelOptimizer(torch.optim.Adam):
+    """Adam for a memory: it knows what the numbers of a map are, and a texel that is seldom seen steps as far as any."""
+
+    def __init__(self, memory: Memory, rate: float) -> None:
+        rates = {"matter": 5.0, "shade": 0.25, "heights": 0.15, "steep": 0.15, "horizon": 0.15}
+        groups = [{"params": [weight], "lr": rate * rates.get(name, 1.0), "rate": rate * rates.get(name, 1.0)} for name, weight in memory.named_parameters()]
+        super().__init__(groups, betas=(0.9, 0.99), eps=1e-12)
+
+    def step_at(self, factor: float) -> None:
+        """Step with all rates scaled by `factor`; the gradients are gone then."""
+        for group in self.param_groups:
+            group["lr"] = factor * group["rate"]
+        self.step()
+        self.zero_grad()
+
+
+def reckon_loss(recall: Recall, clips: "LatentClips", frames: int, history: int, rng: np.random.Generator) -> Tensor:
+    """Return the mean distance of places that are reckoned from the true one before, by the actions alone: of most, for walls cannot be reckoned."""
+    starts = clips.clips.starts(2)
+    rows = share(starts[rng.integers(len(starts), size=count_ranks() * frames)])
+    actions = torch.from_numpy(clips.clips.histories(rows[:, None] + 1, history))
+    return distance(recall.expect(actions, clips.places[torch.from_numpy(rows)][:, None]), clips.places[torch.from_numpy(rows + 1)][:, None])
+
+
+def distance(places: Tensor, true: Tensor) -> Tensor:
+    """Return the mean distance of places [..., 6], of headings and of heights, added up."""
+    position, heading, heights = (places - true).square().unflatten(-1, (3, 2)).sum(-1).unbind(-1)
+    return ((4 * position + FLOOR).sqrt() + (heading + FLOOR).sqrt() + (16 * heights + FLOOR).sqrt()).mean()
+
+
+def guess_loss(recall: Recall, clips: "LatentClips", recipe: RecallRecipe, history: int, rng: np.random.Generator) -> Tensor:
+    """Return the mean distance of places that are guessed from the frame before, worn, and the actions."""
+    starts = clips.clips.starts(2)
+    rows = share(starts[rng.integers(len(starts), size=count_ranks() * recipe.batch)])
+    before, worn = clips.latents[torch.from_numpy(rows)][:, None].float(), torch.from_numpy(share(rng.random((count_ranks() * recipe.batch, 2)))).float()
     before = blur(before, recipe.blur * worn[:, 0])
     before = before + recipe.noise * worn[:, 1, None, None, None, None] * normal_like(before)
-    place = blurred_places(places[:, :1], rng, finest=-3.5, unknown=0.25)
-    actions = torch.from_numpy(clips.clips.histories(rows[:, 1:], history))
-    position, heading = (recall.follow(before, actions, place)[0] - places[:, 1:]).square().unflatten(2, (2, 2)).sum(3).unbind(2)
-    return ((4 * position + FLOOR).sqrt() + (heading + FLOOR).sqrt()).mean()
+    actions = torch.from_numpy(clips.clips.histories(rows[:, None] + 1, history))
+    return distance(recall.guess(before, actions), clips.places[torch.from_numpy(rows + 1)][:, None])
 
 
 def blurred_places(places: Tensor, rng: np.random.Generator, *, finest: float, coarsest: float = -1.0, unknown: float = 0.0) -> Tensor:
-    """Return places [..., 4] that are wrong by between 10 to the power of `finest` and of `coarsest`, and a share of them unknown."""
+    """Return places [..., 6] that are wrong by 10 to a power between `finest` and `coarsest`, heights by a tenth of that, and a share of them unknown."""
     size = count_ranks() * places.shape[0], *places.shape[1:-1]
     scale = 10.0 ** rng.uniform(finest, coarsest, size)
     error = torch.from_numpy(share(rng.standard_normal((*size, 3)) * scale[..., None])).float()
     known = torch.from_numpy(share(rng.random(size) >= unknown))[..., None]
     cosine, sine = (2 * error[..., 2]).cos(), (2 * error[..., 2]).sin()
     turned = torch.stack([places[..., 2] * cosine - places[..., 3] * sine, places[..., 2] * sine + places[..., 3] * cosine], -1)
-    return known * torch.cat([places[..., :2] + error[..., :2], turned], -1)
+    return known * torch.cat([places[..., :2] + error[..., :2], turned, places[..., 4:] + error[..., :2] / 10], -1)
 
 
 def blur(frames: Tensor, share: Tensor) -> Tensor:
@@ -87,20 +120,31 @@ def blur(frames: Tensor, share: Tensor) -> Tensor:
 
 def train_recall(recipe: RecallRecipe, recall: Recall, train: "LatentClips", history: int, out: Path) -> Recall:
     """Train, resume or just load the memory in `out`; return it."""
-    optimizer = MuonAdamW(recall, recipe.muon_rate, recipe.adam_rate)
-    run = Run(out, "recall", recipe.steps, {"recall": recall, "optimizer": optimizer})
-    seen: dict[str, list[float]] = {"memory": [], "place": []}
+    if not bool(recall.memory.matter.any()):
+        recall.memory.begin(train.places[:, :2])
+    texels, optimizer = TexelOptimizer(recall.memory, recipe.texel_rate), MuonAdamW(recall, recipe.muon_rate, recipe.adam_rate)
+    run, drawing = Run(out, "recall", recipe.steps, {"recall": recall, "texels": texels, "optimizer": optimizer}), round(recipe.memory_share * recipe.steps)
+    drawn = recall.memory, recall.encode, recall.colour, recall.ego
+    seen: dict[str, list[float]] = {}
     for step in run:
-        rng = run.rng(step)
+        rng, learns = run.rng(step), step < drawing
+        for part in drawn:
+            part.requires_grad_(learns)
+        rate = learning_rate(step, drawing) if learns else learning_rate(step - drawing, recipe.steps - drawing)
         with fast_autocast():
-            memory, place = memory_loss(recall, train, recipe.memory_batch, rng), follow_loss(recall, train, recipe, history, rng)
-        (memory + place).backward()
+            if learns:
+                loss = memory_loss(recall, train, recipe.memory_batch, rng) + reckon_loss(recall, train, RECKONED, history, rng)
+            else:
+                loss = guess_loss(recall, train, recipe, history, rng)
+        loss.backward()
         average_gradients(recall.parameters())
+        if learns:
+            texels.step_at(rate)
         torch.nn.utils.clip_grad_norm_(recall.parameters(), 1.0)
-        optimizer.step(learning_rate(step, recipe.steps))
-        seen["memory"].append(memory.item())
-        seen["place"].append(place.item())
+        optimizer.step(rate)
+        seen.setdefault("memory" if learns else "place", []).append(loss.item())
         if (step + 1) % 50 == 0:
             run.log(step + 1, **{name: float(np.mean(values)) for name, values in seen.items()})
-            seen = {name: [] for name in seen}
+            seen = {}
+    recall.requires_grad_(True)
     return recall

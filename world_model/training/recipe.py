@@ -73,7 +73,7 @@ def choose_patch(sizes: AutoencoderConfig) -> tuple[int, int]:
     return min(patches, key=lambda patch: (abs(log(rows * columns / prod(patch) / TOKENS)) + 0.3 * abs(log(patch[1] / patch[0])), -patch[1]))
 
 
-def recalling(recipe: WorldRecipe, width: int = 384) -> WorldRecipe:
+def recalling(recipe: WorldRecipe, width: int = 640) -> WorldRecipe:
     """Return the recipe of a world with one map, of which it shall have a memory; not of one whose every session has another. 0 takes the memory away."""
     return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=width)), context=9 if width else None)
 

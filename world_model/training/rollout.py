@@ -18,7 +18,7 @@ from world_model.precision import fast_autocast
 from world_model.stream import RollingWindow, WindowConfig
 from world_model.training.adversary import Adversary, Step
 from world_model.training.ranks import count_ranks, share
-from world_model.training.recall import blurred_places
+from world_model.training.recall import NEARLY, blurred_places
 from world_model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Streams:
         assert self.window is not None
         if self.model.config.recall_width:
             places = self.clips.places[torch.from_numpy(self.rows + self.window.start - 1)]
-            self.window.locate(blurred_places(places[:, None], rng, finest=-3.5, coarsest=-1.8))
+            self.window.locate(blurred_places(places[:, None], rng, **NEARLY))
         return self.window
 
     def truth_is_known(self, block: int) -> bool:
@@ -103,10 +103,11 @@ class Streams:
         self.begin, self.end = past, past + ticks
         self.window = window = self._new_window()
         rows, self.rows = share(self.clips.with_sinks(first, sink, past, rng)), share(first)
-        self._remember(window, self.clips.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.clips.actions[rows]))
+        places = self.clips.places[torch.from_numpy(rows[:, -1:])]
+        self._remember(window, self.clips.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.clips.actions[rows]), places)
 
-    def _remember(self, window: RollingWindow, latents: Tensor, actions: Tensor) -> None:
-        window.remember(latents, actions)
+    def _remember(self, window: RollingWindow, latents: Tensor, actions: Tensor, places: Tensor) -> None:
+        window.remember(latents, actions, places)
 
     def _new_window(self) -> RollingWindow:
         seeds = share(self.seed + np.arange(self.recipe.batch)).tolist()

@@ -34,7 +34,7 @@ from world_model.training.autoencoder import encode_all
 from world_model.training.data import Clips
 from world_model.training.optimizer import MuonAdamW
 from world_model.training.ranks import average_gradients, count_ranks, is_first, normal_like, shard, share, wait_for_all, whole
-from world_model.training.recall import blur, blurred_places
+from world_model.training.recall import NEARLY, blur, blurred_places
 from world_model.training.rollout import Rollout, RolloutRecipe
 from world_model.training.run import Average, Run, Stateful, learning_rate, save
 from world_model.transformer import Transformer, TransformerConfig
@@ -187,7 +187,7 @@ class LatentClips:
 
         Returns:
             latents [batch, sink + frames, c, h, w], the actions that led to them [batch, sink + frames, history, actions], and their true places
-            [batch, sink + frames, 4].
+            [batch, sink + frames, 6].
         """
         length = layout.sink + layout.frames
         rows = self.with_sinks(self.draw_starts(length, length // 2, batch, rng, stands_out), layout.sink, length, rng)
@@ -195,11 +195,14 @@ class LatentClips:
 
     @cached_property
     def places(self) -> Tensor:
-        """The true places [n, 4] (`world_model.recall`), on a map that ends at multiples of MAP_STEP around all positions; zeros where they are unknown."""
+        """The true places [n, 6] (`world_model.recall`), on a map that ends at multiples of MAP_STEP around all positions; zeros where they are unknown."""
         states = torch.from_numpy(self.clips.states)
         low, high = (states[:, :2] / MAP_STEP).amin(0).floor() * MAP_STEP, (states[:, :2] / MAP_STEP).amax(0).ceil() * MAP_STEP
-        heading = states[:, 2:].deg2rad()
-        return torch.cat([(states[:, :2] - low) / (high - low).max().clamp(min=MAP_STEP), heading.cos(), heading.sin()], 1)
+        span, heading, height = (high - low).max().clamp(min=MAP_STEP), states[:, 2:3].deg2rad(), states[:, 3:] - states[:, 3].median()
+        begins = torch.zeros(len(states), 1, dtype=torch.bool)
+        begins[torch.from_numpy(self.clips.bounds[:-1])] = True
+        earlier = torch.where(begins, height, height.roll(1, 0))
+        return torch.cat([(states[:, :2] - low) / span, heading.cos(), heading.sin(), height / span, earlier / span], 1)
 
     def prices(self, frames: Tensor, stands_out: float) -> Tensor:
         """Return what errors count at each position of latent frames [..., c, h, w]: [..., h, w], one in the mean over the clips."""
@@ -277,7 +280,7 @@ def clip_loss(
     grid = (latents.shape[3] // config.patch_size[0], latents.shape[4] // config.patch_size[1])
     attend, windows = layout.attention(grid, config.head_width), (layout.count, layout.size)
     place = places[:, sink + layout.offset - 1 : -1].unflatten(1, windows)[:, :, 0]
-    place = blurred_places(place, rng, finest=-3.5, coarsest=-1.8, unknown=0.05)
+    place = blurred_places(place, rng, **NEARLY, unknown=0.03)
 
     def denoise(known: Tensor, noisy: Tensor, sigma: Tensor, held: Tensor, before: Tensor) -> Tensor:
         x = torch.cat([latents[:, :sink], known[:, : -layout.size], noisy], 1)

@@ -148,6 +148,8 @@ def adopt(given: World, recipe: WorldRecipe) -> dict[str, torch.Tensor]:
             wider = zip(reversed(fresh.shape), reversed(weight.shape), strict=True)
             weight = F.pad(weight, [n for new, had in wider for n in (0, new - had)])
         fitting[name] = weight
+    if model.recall_width and not given.transformer.config.recall_width:  # type: ignore[union-attr]
+        fitting["motion.flow.bias"][4:] = -12.0  # of what is remembered nothing is taken
     return fitting
 
 
@@ -180,7 +182,7 @@ def build_world(recipe: WorldRecipe, autoencoder: Autoencoder, transformer: Tran
     student, origin = recipe.student, recipe.origin
     context = student.window.context
     window = replace(student.window, ladder=recipe.ladder, context=replace(context, cache=recipe.context or context.cache))
-    starts = choose_starts(latents, context.cache, recipe.num_starts, autoencoder, transformer)
+    starts = choose_starts(latents, context.cache, recipe.num_starts, autoencoder, recalls=bool(student.model.recall_width))
     card = Card(
         format=1, **{name: getattr(origin, name) for name in origin.__struct_fields__},
         rollback=recipe.rollback, num_starts=recipe.num_starts, start_frames=context.cache,
@@ -191,13 +193,12 @@ def build_world(recipe: WorldRecipe, autoencoder: Autoencoder, transformer: Tran
 
 @torch.no_grad()
 def choose_starts(
-    latents: LatentClips, length: int, count: int, autoencoder: Autoencoder, transformer: Transformer, candidates: int = 2000
+    latents: LatentClips, length: int, count: int, autoencoder: Autoencoder, *, recalls: bool, candidates: int = 2000
 ) -> dict[str, torch.Tensor]:
     """Choose clips that end in views with something to see, far from each other (farthest-point selection on the last latent); the first has most to see.
 
     How much that is, is told by how neighbouring pixels differ: a plain wall may be bright, too. A fifth of the views, the farthest from the mean one, is left
-    out: nobody wants to begin in the moment of death. So are, in worlds that recall, two thirds of the others: those that look least like what is remembered
-    from where the clip seems to have come.
+    out: nobody wants to begin in the moment of death. A world that recalls is told their places.
     """
     rng = np.random.default_rng(0)
     first = rng.choice(latents.clips.starts(length), candidates)
@@ -208,14 +209,6 @@ def choose_starts(
     strange = (views - views.mean(0)).square().sum(1)
     usual = strange <= strange.quantile(0.8)
     first, to_see, views = first[usual.numpy()], to_see[usual.numpy()], views[usual]
-    if transformer.config.recall_width:
-        rows = first[:, None] + np.arange(length)
-        told = torch.from_numpy(latents.clips.histories(rows, transformer.config.action_history))
-        seen = latents.latents[torch.from_numpy(rows)].float()
-        _, remembered = transformer.recall.follow(seen[:, :-1], told[:, 1:], torch.zeros(len(rows), 1, 4))
-        lost = (remembered[:, -1] - seen[:, -1]).square().mean((1, 2, 3))
-        known = lost <= lost.quantile(1 / 3)
-        first, to_see, views = first[known.numpy()], to_see[known.numpy()], views[known]
     chosen = [int(to_see.argmax())]
     distance = (views - views[chosen[0]]).square().sum(1)
     while len(chosen) < count:
@@ -225,7 +218,8 @@ def choose_starts(
     clips = latents.latents[torch.from_numpy(rows)]
     with fast_autocast():
         screens = autoencoder.decode(clips[:, -1].float())
-    return {"latents": clips, "actions": torch.from_numpy(latents.clips.actions[rows]), "screens": screens.contiguous()}
+    starts = {"latents": clips, "actions": torch.from_numpy(latents.clips.actions[rows]), "screens": screens.contiguous()}
+    return starts | ({"places": latents.places[torch.from_numpy(rows[:, -1])]} if recalls else {})
 
 
 def _plain(config: Any) -> dict[str, Any]:

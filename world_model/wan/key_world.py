@@ -73,7 +73,7 @@ class KeyStream(VideoStream):
             self.window.lived[:] = torch.from_numpy(self.world.action_vector(action)).to(self.world.device)
         return super().tick(action, rollback=rollback, late=late, rolling=rolling)
 
-    def _past(self, start: Any, actions: np.ndarray | None, batch: int) -> tuple[Tensor, Tensor, np.ndarray]:
+    def _past(self, start: Any, actions: np.ndarray | None, batch: int) -> tuple[Tensor, Tensor, None, np.ndarray]:
         card, shape = self.world.card, (self.world.card.height, self.world.card.width, 3)
         if isinstance(start, np.ndarray):
             if start.dtype != np.uint8 or start.shape != shape:
@@ -83,4 +83,4 @@ class KeyStream(VideoStream):
             screen = self.world.starts["screens"][int(start)].numpy()
         else:
             raise WorldError(f"This world has the starts 0 to {card.num_starts - 1}; {start} is not one of them.")
-        return torch.zeros(1, 0, *self.world.latent_shape), torch.zeros(1, 0, len(card.actions)), screen
+        return torch.zeros(1, 0, *self.world.latent_shape), torch.zeros(1, 0, len(card.actions)), None, screen

@@ -128,6 +128,6 @@ class TextStream(VideoStream):
             self.window.text = self.world.transformer.embed_text(self._encode(self.prompt).to(self.world.device, self.world.dtype))
         return heard not in (None, self.prompt)
 
-    def _past(self, start: Any, actions: np.ndarray | None, batch: int) -> tuple[Tensor, Tensor, np.ndarray]:
+    def _past(self, start: Any, actions: np.ndarray | None, batch: int) -> tuple[Tensor, Tensor, None, np.ndarray]:
         card = self.world.card
-        return torch.zeros(1, 0, *self.world.latent_shape), torch.zeros(1, 0, 0), np.full((card.height, card.width, 3), BEFORE, np.uint8)
+        return torch.zeros(1, 0, *self.world.latent_shape), torch.zeros(1, 0, 0), None, np.full((card.height, card.width, 3), BEFORE, np.uint8)
