@@ -85,8 +85,8 @@ def test_a_place_is_aligned_with_what_is_seen_from_it(painted: Recall) -> None:
             errors.append(float((painted.remember(place)[:, :, :-1] - seen).square().mean()))
             assert abs(float((place - true)[0, 0, 4])) < 0.001 * 0.2 ** (len(errors) > 1) + 1e-6
             place = painted.align(place, seen, painted.remember(place))
-        assert all(after < 0.75 * before for before, after in pairwise(errors)) and errors[-1] < 0.02 * errors[0], errors
-        assert float((place - true)[..., :4].abs().max()) < 0.004
+        assert all(after < 0.75 * before for before, after in pairwise(errors)) and errors[-1] < 0.05 * errors[0], errors
+        assert float((place - true)[..., :4].abs().max()) < 0.006
 
 
 @torch.no_grad()
