@@ -126,7 +126,7 @@ def test_runs_are_followed_each_from_its_own_place_and_one_frame_after_the_other
         for frame in range(3 * run, 3 * run + 3):
             follows = recall.follow(before[:, frame : frame + 1], actions[:, frame : frame + 1], follows)[0]
             assert torch.allclose(together[:, frame : frame + 1], follows, atol=1e-5)
-    assert remembered.shape == before.shape and torch.allclose(remembered, recall.paint(together)[:, :, :-1], atol=1e-5)
+    assert remembered.shape == before.shape and torch.allclose(remembered, recall.remember(together)[:, :, :-1], atol=1e-5)
 
 
 @torch.no_grad()

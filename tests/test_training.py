@@ -373,7 +373,7 @@ def test_a_memory_learns_what_is_seen_from_where_and_where_it_is(latents: Latent
     """It learns views by their places, how far actions take the player and to guess places; from places that were mixed up it learns none of it."""
     rows = np.random.default_rng(1).permutation(len(latents.latents))
     mixed_up = replace(latents, clips=replace(latents.clips, states=latents.clips.states[rows]))
-    recipe = RecallRecipe(steps=300, memory_share=0.5, memory_batch=8, batch=64, adam_rate=3e-3, noise=0.0, blur=0.0)
+    recipe = RecallRecipe(steps=400, memory_share=0.75, memory_batch=8, batch=64, adam_rate=3e-3, noise=0.0, blur=0.0)
     errors = []
     for name, clips in (("true", latents), ("mixed up", mixed_up)):
         torch.manual_seed(0)
@@ -382,7 +382,7 @@ def test_a_memory_learns_what_is_seen_from_where_and_where_it_is(latents: Latent
         with torch.no_grad():
             losses = memory_loss(recall, clips, 300, rng), reckon_loss(recall, clips, 300, 1, rng), guess_loss(recall, clips, recipe, 1, rng)
             errors.append([loss.item() for loss in losses])
-    assert all(true < share * mixed_up for true, mixed_up, share in zip(*errors, (0.95, 0.1, 0.3), strict=True)), errors
+    assert all(true < share * mixed_up for true, mixed_up, share in zip(*errors, (0.85, 0.1, 0.3), strict=True)), errors
 
 
 def test_places_lie_on_a_map_and_are_told_nearly_or_not_at_all(latents: LatentClips) -> None:

@@ -67,8 +67,7 @@ class Memory(nn.Module):
             return self._paint(places.float(), *(size or self.size))
 
     def _paint(self, places: Tensor, height: int, width: int) -> Tensor:
-        right = ((torch.arange(width, device=places.device) + 0.5) * (2 / width) - 1) * self.reach
-        down = ((torch.arange(height, device=places.device) + 0.5) * (2 / height) - 1) * (self.reach * height / width * self.steep.exp()) + self.horizon
+        right, down = self._slopes(height, width)
         position, ahead = places[:, None, :2], places[:, None, 2:4] / places[:, None, 2:4].norm(dim=-1, keepdim=True).clamp(min=1e-6)
         rays = ahead + right[:, None] * torch.stack([ahead[..., 1], -ahead[..., 0]], -1)  # [n, width, 2] for a depth of one
         depth = self._meet(position, rays)  # [n, width]
@@ -93,14 +92,22 @@ class Memory(nn.Module):
         The steps are ahead, to the left, a turn to the left (in radians) and up; pictures may have any resolution.
         """
         height, width = seen.shape[2:]
-        right = ((torch.arange(width, device=seen.device) + 0.5) * (2 / width) - 1) * self.reach
-        tall = self.reach * self.size[0] / self.size[1] * self.steep.exp()
-        down = (((torch.arange(height, device=seen.device) + 0.5) * (2 / height) - 1) * tall + self.horizon)[:, None]
+        right, down = self._slopes(height, width)
         x, y = (F.pad(seen, pad, mode="replicate") for pad in ((1, 1, 0, 0), (0, 0, 1, 1)))
-        x, y = (x[..., 2:] - x[..., :-2]) * (width / 4 / self.reach), (y[..., 2:, :] - y[..., :-2, :]) * (height / 4 / tall)
+        x, y = (x[..., 2:] - x[..., :-2]) * (width / 4 / self.reach), (y[..., 2:, :] - y[..., :-2, :]) * (height / 4 / self._tallest())
+        down = down[:, None]
         ahead = (x * right + y * down) * inverse
         turned = x * (1 + right.square()) + y * (down * right)
         return -torch.stack([ahead, x * inverse, turned, y * inverse], 1)
+
+    def _slopes(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Return how far to the right [width] and down [height] rays through the pixels of a picture go, at depth one."""
+        right, down = (((torch.arange(pixels, device=self.steep.device) + 0.5) * (2 / pixels) - 1) for pixels in (width, height))
+        return right * self.reach, down * self._tallest() + self.horizon
+
+    def _tallest(self) -> Tensor:
+        """Return half the height of what fills a picture at depth one."""
+        return self.reach * self.size[0] / self.size[1] * self.steep.exp()
 
     @torch.no_grad()
     def is_free(self, positions: Tensor) -> Tensor:

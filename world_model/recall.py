@@ -71,6 +71,7 @@ class Recall(nn.Module):
             nn.init.zeros_(last.weight)  # type: ignore[arg-type]
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
+    @torch.no_grad()
     def follow(self, before: Tensor, actions: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         """Return the places [b, f, 6], float32, of frames that come in runs of equal length, and what is remembered from there [b, f, c, h, w].
 
@@ -83,12 +84,13 @@ class Recall(nn.Module):
         picture = self.remember(place)
         places, pictures = [], []
         for frame, action in zip(*steps, strict=True):
-            place = self.seek(frame, action, place.detach(), picture)  # each step learns to make good what the one before left
+            place = self.seek(frame, action, place, picture)
             picture = self.remember(place)
             places.append(place)
             pictures.append(picture)
         return torch.stack(places, 2).flatten(1, 2), torch.stack(pictures, 2).flatten(1, 2)[:, :, :-1]
 
+    @torch.no_grad()
     def find(self, seen: Tensor, actions: Tensor) -> Tensor:
         """Return the places [b, 1, 6] of the last of some frames [b, f, c, h, w], at least two, that the actions [b, f, history, n] led to.
 
@@ -139,12 +141,12 @@ class Recall(nn.Module):
 
     def _slide(self, places: Tensor, moved: Tensor) -> Tensor:
         """Return the places `moved` [..., 6], except that nobody gets from `places` into a wall: as far as one is in the way he stays, along x or y."""
-        position = places[..., :2]
-        across, along = torch.cat([moved[..., :1], position[..., 1:]], -1), torch.cat([position[..., :1], moved[..., 1:2]], -1)
-        free = self.memory.is_free(position)[..., None]  # where the map is wrong, anybody may go anywhere
-        for way in (along, across, moved[..., :2]):
-            position = torch.where(self.memory.is_free(way)[..., None], way, position)
-        return torch.cat([torch.where(free, position, moved[..., :2]), moved[..., 2:]], -1)
+        x, y, *rest = moved.split((1, 1, PLACE - 2), -1)
+        ways = torch.stack([places[..., :2], torch.cat([places[..., :1], y], -1), torch.cat([x, places[..., 1:2]], -1), moved[..., :2]], -2)
+        free, position = self.memory.is_free(ways), ways[..., 0, :]
+        for way in (1, 2, 3):
+            position = torch.where(free[..., way, None], ways[..., way, :], position)
+        return torch.cat([torch.where(free[..., :1], position, moved[..., :2]), *rest], -1)  # where the map is wrong, anybody may go anywhere
 
     def _gone(self, actions: Tensor) -> Tensor:
         """Return how far actions [b, f, history * n] take the player (`reckon`), float32; who does nothing stays where he is."""
@@ -182,7 +184,7 @@ class Recall(nn.Module):
 
         Arguments as in `seek`; seen `coarse` frames show the way from farther off. Positions that do not look like it at all have little to say.
         """
-        with torch.no_grad(), torch.autocast(before.device.type, enabled=False):
+        with torch.autocast(before.device.type, enabled=False):
             coarse = min(coarse, *self.shape[1:])
             picture, before = (F.avg_pool2d(frames.float().flatten(0, 1), coarse) for frames in (picture, before))
             seen, inverse = picture.split((self.shape[0], 1), 1)
@@ -204,10 +206,6 @@ class Recall(nn.Module):
 
         [..., c + 1, h, w]: latent frames, and the inverse depth at each of their positions.
         """
-        return self.paint(places)
-
-    def paint(self, places: Tensor) -> Tensor:
-        """Return the same with its gradient."""
         pictures = self.memory(places.flatten(0, -2))
         views = torch.cat([self.encoded(pictures[:, :3]).float(), F.avg_pool2d(pictures[:, 3:], PIXELS)], 1)
         return views.unflatten(0, places.shape[:-1])

@@ -65,8 +65,8 @@ class TexelOptimizer(torch.optim.Adam):
 
     def __init__(self, memory: Memory, rate: float) -> None:
         rates = {"matter": 5.0, "shade": 0.25, "heights": 0.15, "steep": 0.15, "horizon": 0.15}
-        groups = [{"params": [weight], "lr": rate * rates.get(name, 1.0), "rate": rate * rates.get(name, 1.0)} for name, weight in memory.named_parameters()]
-        super().__init__(groups, betas=(0.9, 0.99), eps=1e-12)
+        groups = [{"params": [weight], "rate": rate * rates.get(name, 1.0)} for name, weight in memory.named_parameters()]
+        super().__init__(groups, rate, betas=(0.9, 0.99), eps=1e-12)
 
     def step_at(self, factor: float) -> None:
         """Step with all rates scaled by `factor`; the gradients are gone then."""
@@ -76,29 +76,32 @@ class TexelOptimizer(torch.optim.Adam):
         self.zero_grad()
 
 
-def reckon_loss(recall: Recall, clips: "LatentClips", frames: int, history: int, rng: np.random.Generator) -> Tensor:
+def reckon_loss(recall: Recall, clips: "LatentClips", steps: int, history: int, rng: np.random.Generator) -> Tensor:
     """Return the mean distance of places that are reckoned from the true one before, by the actions alone: of most, for walls cannot be reckoned."""
+    rows, actions = draw_steps(clips, steps, history, rng)
+    return distance(recall.expect(actions, clips.places[rows][:, None]), clips.places[rows + 1][:, None])
+
+
+def guess_loss(recall: Recall, clips: "LatentClips", recipe: RecallRecipe, history: int, rng: np.random.Generator) -> Tensor:
+    """Return the mean distance of places that are guessed from the frame before, worn, and the actions."""
+    rows, actions = draw_steps(clips, recipe.batch, history, rng)
+    before, worn = clips.latents[rows][:, None].float(), torch.from_numpy(share(rng.random((count_ranks() * recipe.batch, 2)))).float()
+    before = blur(before, recipe.blur * worn[:, 0])
+    before = before + recipe.noise * worn[:, 1, None, None, None, None] * normal_like(before)
+    return distance(recall.guess(before, actions), clips.places[rows + 1][:, None])
+
+
+def draw_steps(clips: "LatentClips", steps: int, history: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Draw frames that others follow: their rows [steps], and the actions that led to those others, [steps, 1, history, n]."""
     starts = clips.clips.starts(2)
-    rows = share(starts[rng.integers(len(starts), size=count_ranks() * frames)])
-    actions = torch.from_numpy(clips.clips.histories(rows[:, None] + 1, history))
-    return distance(recall.expect(actions, clips.places[torch.from_numpy(rows)][:, None]), clips.places[torch.from_numpy(rows + 1)][:, None])
+    rows = share(starts[rng.integers(len(starts), size=count_ranks() * steps)])
+    return torch.from_numpy(rows), torch.from_numpy(clips.clips.histories(rows[:, None] + 1, history))
 
 
 def distance(places: Tensor, true: Tensor) -> Tensor:
     """Return the mean distance of places [..., 6], of headings and of heights, added up."""
     position, heading, heights = (places - true).square().unflatten(-1, (3, 2)).sum(-1).unbind(-1)
     return ((4 * position + FLOOR).sqrt() + (heading + FLOOR).sqrt() + (16 * heights + FLOOR).sqrt()).mean()
-
-
-def guess_loss(recall: Recall, clips: "LatentClips", recipe: RecallRecipe, history: int, rng: np.random.Generator) -> Tensor:
-    """Return the mean distance of places that are guessed from the frame before, worn, and the actions."""
-    starts = clips.clips.starts(2)
-    rows = share(starts[rng.integers(len(starts), size=count_ranks() * recipe.batch)])
-    before, worn = clips.latents[torch.from_numpy(rows)][:, None].float(), torch.from_numpy(share(rng.random((count_ranks() * recipe.batch, 2)))).float()
-    before = blur(before, recipe.blur * worn[:, 0])
-    before = before + recipe.noise * worn[:, 1, None, None, None, None] * normal_like(before)
-    actions = torch.from_numpy(clips.clips.histories(rows[:, None] + 1, history))
-    return distance(recall.guess(before, actions), clips.places[torch.from_numpy(rows + 1)][:, None])
 
 
 def blurred_places(places: Tensor, rng: np.random.Generator, *, finest: float, coarsest: float = -1.0, unknown: float = 0.0) -> Tensor:
@@ -123,7 +126,8 @@ def train_recall(recipe: RecallRecipe, recall: Recall, train: "LatentClips", his
     if not bool(recall.memory.matter.any()):
         recall.memory.begin(train.places[:, :2])
     texels, optimizer = TexelOptimizer(recall.memory, recipe.texel_rate), MuonAdamW(recall, recipe.muon_rate, recipe.adam_rate)
-    run, drawing = Run(out, "recall", recipe.steps, {"recall": recall, "texels": texels, "optimizer": optimizer}), round(recipe.memory_share * recipe.steps)
+    run = Run(out, "recall", recipe.steps, {"recall": recall, "texels": texels, "optimizer": optimizer})
+    drawing = round(recipe.memory_share * recipe.steps)
     drawn = recall.memory, recall.encode, recall.colour, recall.ego
     seen: dict[str, list[float]] = {}
     for step in run:
