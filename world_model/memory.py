@@ -129,12 +129,12 @@ class Memory(nn.Module):
         """Return the colours [n, 3, width, height] of walls at points of the map [n, width, 2] and heights [n, width, height] (floor 0, ceiling 1)."""
         seen = look_up(self.seen, points[:, None])[:, :, 0].movedim(1, -1)  # [n, width, patterns and colour]
         strips: Tensor | float = 0.0
-        for axis, share in enumerate(seen[..., :-3].unflatten(-1, (2, PATTERNS, 1)).unbind(-3)):
+        for axis, share in enumerate(seen[..., :-3].unflatten(-1, (2, 1, PATTERNS)).unbind(-3)):
             pattern = between(self.walls[axis], on_map(points[..., axis])).unflatten(-1, (self.tall * 3, PATTERNS))
-            strips = strips + pattern @ share
+            strips = strips + (pattern * share).sum(-1)  # in less than half the time of a matrix product for every column
         texel = (heights * self.tall - 0.5).clamp(0, self.tall - 1.001)
         lower = texel.floor()
-        colours = strips.unflatten(-2, (self.tall, 3))[..., 0].movedim(-1, 1)  # type: ignore[union-attr]
+        colours = strips.unflatten(-1, (self.tall, 3)).movedim(-1, 1)  # type: ignore[union-attr]
         below, over = (colours.gather(3, (lower + n).long()[:, None].expand(-1, 3, -1, -1)) for n in (0, 1))
         return torch.lerp(below, over, (texel - lower)[:, None]) + seen[..., -3:].movedim(-1, 1)[..., None]
 
