@@ -38,7 +38,7 @@ class Memory(nn.Module):
         self.tall = max(2, width // 10)  # texels of a wall from floor to ceiling
         self.matter = nn.Parameter(torch.zeros(1, 1, max(2, width // 2), max(2, width // 2)))
         self.flats = nn.Parameter(torch.zeros(2, 3, width, width))  # floor, ceiling
-        self.walls = nn.Parameter(torch.empty(2, width, self.tall * PATTERNS * 3).uniform_(-0.05, 0.05))
+        self.walls = nn.Parameter(torch.empty(2, width * PATTERNS, 3 * self.tall).uniform_(-0.05, 0.05))
         self.seen = nn.Parameter(torch.empty(1, 2 * PATTERNS + 3, max(2, width // 4), max(2, width // 4)).uniform_(0.5, 1.5))  # of each pattern, and a colour
         nn.init.zeros_(self.seen[:, -3:])
         self.shade = nn.Parameter(torch.zeros(2, SHADES))  # walls, flats; logarithms
@@ -67,24 +67,25 @@ class Memory(nn.Module):
             return self._paint(places.float(), *(size or self.size))
 
     def _paint(self, places: Tensor, height: int, width: int) -> Tensor:
+        """Return pictures column by column: what a ray meets is said once for all of a column, and a row of floor or ceiling is equally far everywhere."""
         right, down = self._slopes(height, width)
-        position, ahead = places[:, None, :2], places[:, None, 2:4] / places[:, None, 2:4].norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        position, ahead = places[:, None, :2], F.normalize(places[:, None, 2:4], dim=-1, eps=1e-6)
         rays = ahead + right[:, None] * torch.stack([ahead[..., 1], -ahead[..., 0]], -1)  # [n, width, 2] for a depth of one
         depth = self._meet(position, rays)  # [n, width]
         higher = self.heights.exp()
         eye, above = EYE * higher[0] + places[:, 4, None], ABOVE * higher[1] - places[:, 4, None]  # [n, 1]
-        walls = self._walls(position + depth[..., None] * rays, (eye[..., None] - depth[..., None] * down) / (eye + above)[..., None])
-        walls = walls * self._shade(0, depth)[:, None, :, None]
         half = height // 2
-        halves, inverse = [], (1 / depth)[:, None, None]
-        for which, wall, slope, far in ((1, walls[..., :half], -down[:half], above), (0, walls[..., half:], down[half:], eye)):
-            reached = far / slope.clamp(min=1e-3)  # [n, rows]: where a row meets floor or ceiling
-            points = position[:, None] + reached[..., None, None] * rays[:, None]
-            flat = look_up(self.flats[which : which + 1], points) * self._shade(1, reached)[:, None, :, None]
-            nearer = torch.sigmoid(SHARP * (depth[:, None] / reached[..., None] - 1))[:, None]
-            near = torch.maximum(inverse, (1 / reached)[:, None, :, None])
-            halves.append(torch.cat([torch.lerp(wall.transpose(2, 3), flat, nearer), near], 1))
-        return torch.cat(halves, 2)
+        reached = torch.stack([eye / down[half:].clamp(min=1e-3), above / (-down[:half]).clamp(min=1e-3)])  # [2, n, half]: where rows meet floor and ceiling
+        points = position[:, :, None] + reached[..., None, :, None] * rays[:, :, None]  # [2, n, width, half, 2]
+        flats = sample(self.flats, on_map(points).flatten(1, 2)).unflatten(2, points.shape[1:3])
+        flat = torch.cat([flats[1], flats[0]], -1).transpose(0, 1)  # [n, 3, width, height]
+        reached = torch.cat([reached[1], reached[0]], -1)  # [n, height]
+        wall = self._walls(position + depth[..., None] * rays, (eye[..., None] - depth[..., None] * down) / (eye + above)[..., None])
+        shades = between(self.shade.T, (torch.cat([depth, reached], 1).clamp(NEAREST, FARTHEST) / NEAREST).log() / math.log(FARTHEST / NEAREST)).exp()
+        nearer = torch.sigmoid(SHARP * (depth[..., None] / reached[:, None] - 1))[:, None]
+        colours = torch.lerp(wall * shades[:, None, :width, None, 0], flat * shades[:, None, None, width:, 1], nearer)
+        inverse = torch.maximum((1 / depth)[:, None, :, None], (1 / reached)[:, None, None])
+        return torch.cat([colours, inverse], 1).transpose(2, 3)
 
     def steps(self, seen: Tensor, inverse: Tensor) -> Tensor:
         """Return how pictures [n, c, h, w] of inverse depths [n, 1, h, w] change with each step of who sees them: [n, 4, c, h, w].
@@ -128,20 +129,14 @@ class Memory(nn.Module):
     def _walls(self, points: Tensor, heights: Tensor) -> Tensor:
         """Return the colours [n, 3, width, height] of walls at points of the map [n, width, 2] and heights [n, width, height] (floor 0, ceiling 1)."""
         seen = look_up(self.seen, points[:, None])[:, :, 0].movedim(1, -1)  # [n, width, patterns and colour]
-        strips: Tensor | float = 0.0
-        for axis, share in enumerate(seen[..., :-3].unflatten(-1, (2, 1, PATTERNS)).unbind(-3)):
-            pattern = between(self.walls[axis], on_map(points[..., axis])).unflatten(-1, (self.tall * 3, PATTERNS))
-            strips = strips + (pattern * share).sum(-1)  # in less than half the time of a matrix product for every column
-        texel = (heights * self.tall - 0.5).clamp(0, self.tall - 1.001)
-        lower = texel.floor()
-        colours = strips.unflatten(-1, (self.tall, 3)).movedim(-1, 1)  # type: ignore[union-attr]
-        below, over = (colours.gather(3, (lower + n).long()[:, None].expand(-1, 3, -1, -1)) for n in (0, 1))
-        return torch.lerp(below, over, (texel - lower)[:, None]) + seen[..., -3:].movedim(-1, 1)[..., None]
-
-    def _shade(self, which: int, depth: Tensor) -> Tensor:
-        """Return how bright things look at a depth, of walls or of flats; same shape."""
-        where = (depth.clamp(NEAREST, FARTHEST) / NEAREST).log() / math.log(FARTHEST / NEAREST)
-        return between(self.shade[which, :, None], where)[..., 0].exp()
+        rows, weights = neighbours(on_map(points), self.walls.shape[1] // PATTERNS)  # [n, width, 2 axes, 2]
+        rows = rows * PATTERNS + torch.tensor([[0], [self.walls.shape[1]]], device=rows.device)  # of either axis
+        rows = rows[..., None] + torch.arange(PATTERNS, device=rows.device)
+        weights = weights[..., None] * seen[..., :-3].unflatten(-1, (2, 1, PATTERNS))
+        strips = F.embedding_bag(rows.flatten(2).flatten(0, 1), self.walls.flatten(0, 1), per_sample_weights=weights.flatten(2).flatten(0, 1), mode="sum")
+        strips = strips.view(*points.shape[:2], 3, self.tall).transpose(1, 2)  # [n, 3, width, tall]
+        columns = ((torch.arange(points.shape[1], device=points.device) + 0.5) / points.shape[1])[:, None].expand_as(heights)
+        return sample(strips, torch.stack([heights, columns], -1)) + seen[..., -3:].movedim(-1, 1)[..., None]
 
 
 def on_map(positions: Tensor) -> Tensor:
@@ -156,15 +151,23 @@ def from_map(places: Tensor) -> Tensor:
 
 def look_up(grid: Tensor, points: Tensor) -> Tensor:
     """Return what a grid [1, c, h, w] over the map holds at points [n, a, b, 2]: [n, c, a, b]."""
-    where = (2 * on_map(points) - 1).flatten(0, 1)[None]
-    found = F.grid_sample(grid, where, padding_mode="border", align_corners=False)[0]
-    return found.unflatten(1, points.shape[:2]).transpose(0, 1)
+    return sample(grid, on_map(points).flatten(0, 1)[None])[0].unflatten(1, points.shape[:2]).transpose(0, 1)
+
+
+def sample(grids: Tensor, where: Tensor) -> Tensor:
+    """Return what grids [n, c, h, w] hold, each at places of its own from 0 to 1 over it [n, a, b, 2], linearly between neighbours: [n, c, a, b]."""
+    return F.grid_sample(grids, 2 * where - 1, padding_mode="border", align_corners=False)
+
+
+def neighbours(where: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Return the two rows of a table between which places from 0 to 1 over it lie [...], and how much each counts: int64 and float [..., 2]."""
+    row = (where * rows - 0.5).clamp(0, rows - 1.001)
+    first = row.floor()
+    part = row - first
+    return torch.stack([first, first + 1], -1).long(), torch.stack([1 - part, part], -1)
 
 
 def between(table: Tensor, where: Tensor) -> Tensor:
     """Return the rows of a table [rows, c] at places from 0 to 1 over it [...], linearly between neighbours: [..., c]."""
-    row = (where * len(table) - 0.5).clamp(0, len(table) - 1.001)
-    first = row.floor()
-    pairs, weights = torch.stack([first, first + 1], -1).long(), torch.stack([1 + first - row, row - first], -1)
-    found = F.embedding_bag(pairs.flatten(0, -2), table, per_sample_weights=weights.flatten(0, -2), mode="sum")
-    return found.unflatten(0, where.shape)
+    rows, weights = neighbours(where, len(table))
+    return (table[rows] * weights[..., None]).sum(-2)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Number = Annotated[int, Meta(ge=0, lt=1 << 48)]
 FLOATS = ("BF16", "F16", "F32")
 WINDOW = ("x", "actions", "lived", "last", "x0")
-PLACE = "place"  # of worlds that recall
+PLACE, VIEW = "place", "view"  # of worlds that recall
 
 
 class StateError(ValueError):
@@ -50,7 +50,7 @@ def save_state(path: Path, saved: dict[str, Any]) -> None:
     window = saved["window"]
     tensors: dict[str, Tensor] = {"screen": torch.from_numpy(saved["screen"]), "clean": window["clean"], **{name: window[name] for name in WINDOW}}
     if bool(window[PLACE].any()):
-        tensors[PLACE] = window[PLACE]
+        tensors |= {name: window[name] for name in (PLACE, VIEW) if window[name] is not None}
     if saved["held"] is not None:
         tensors["held"] = torch.from_numpy(saved["held"])
     for place, name in enumerate("kv" if window["cache"] else ""):  # a stream that has only one picture has no keys and values yet
@@ -90,7 +90,7 @@ def load_state(path: Path, stream: "Stream") -> dict[str, Any]:
     held = tensors.pop("held").numpy() if "held" in tensors else None
     kept = [tensors.pop(name).to(window.device, cache.k.dtype) for name in "kv" if name in tensors]
     state: dict[str, Any] = {name: tensor.to(window.device) for name, tensor in tensors.items()}
-    state.setdefault(PLACE, torch.zeros_like(window.place))
+    state = {PLACE: torch.zeros_like(window.place), VIEW: None, **state}
     state |= {"start": numbers.start, "rollbacks": numbers.rollbacks, "levels": list(range(levels, levels - blocks, -1))}
     state["cache"] = {slot: (k.clone(), v.clone()) for slot, (k, v) in enumerate(zip(*kept, strict=True))}
     return {"seeds": tuple(int(seed) for seed in numbers.seeds), "frame": numbers.frame, "screen": screen, "held": held, "window": state}
@@ -135,6 +135,8 @@ def _read(path: Path, numbers: Numbers, stream: "Stream") -> dict[str, Tensor]:
                 expected["held"] = (batch, actions)
             if PLACE in names and window.model.config.recall_width:
                 expected[PLACE] = tuple(window.place.shape)
+                if VIEW in names:
+                    expected[VIEW] = (batch, 1, frame[0] + 1, *frame[1:])
             if names != set(expected):
                 raise StateError(f"{path} does not fit this world: {sorted(names ^ set(expected))[0]!r} is missing or not expected.")
             for name, shape in expected.items():

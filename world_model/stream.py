@@ -79,8 +79,7 @@ class RollingWindow:
         self.last = torch.zeros(batch, 1, *shape, device=self.device)  # the newest finished frame
         self.place = torch.zeros(batch, 1, PLACE, device=self.device)  # where it was taken, in worlds that recall
         self.view: Tensor | None = None  # what is remembered from there, once it was wanted
-        self.places = self.place  # where the last pass took the window's frames to be taken
-        self.first: tuple[Tensor, Tensor, Tensor] | None = None  # of the window's first frame: what it was told, its place, and what is remembered from there
+        self.recalled: tuple[Tensor, Tensor, Tensor] | None = None  # what the window's first frame was told; all frames' places, and what is remembered there
         self.x0 = self.x  # what the last pass predicted for the blocks that are still in the window
         self.rollbacks = 0
 
@@ -115,7 +114,7 @@ class RollingWindow:
 
     def locate(self, place: Tensor) -> None:
         """Say where the newest finished frame was taken, [b, 1, 6] (`world_model.recall`)."""
-        self.place, self.view, self.first = place, None, None
+        self.place, self.view, self.recalled = place, None, None
 
     def advance(self, action: Tensor | None, *, append: bool = True, late: bool = True) -> Tensor | None:
         """Make one pass; return the block that it finished [b, block frames, c, h, w], or None while the window fills up.
@@ -164,8 +163,8 @@ class RollingWindow:
         size, finished = self.config.block_frames, None
         if self.levels[0] == len(self.config.ladder) - 1:
             finished, x0 = x0[:, :size], x0[:, size:]
-            if self.first is not None:
-                self.place, self.view = self.places[:, size - 1 : size], self.first[2] if size == 1 else None
+            if self.recalled is not None:
+                self.place, self.view = (known[:, size - 1 : size] for known in self.recalled[1:])
             self._finish(finished, self.actions[:, :size])
             self.actions = self.actions[:, size:]
             self.levels.pop(0)
@@ -209,19 +208,22 @@ class RollingWindow:
         Between two finished frames, as in the passes of a rollback, the place of the first one is sought only once for each action. Those of the frames after
         it are reckoned: the frame before them is not finished, and has little to say.
         """
-        recall, told, known = self.model.recall, actions[:, :1], []
-        if self.first is not None and torch.equal(told, self.first[0]):
-            place, known = self.first[1], [self.first[2]]
+        recall, told = self.model.recall, actions[:, :1]
+        if self.recalled is not None and torch.equal(told, self.recalled[0]):
+            _, places, views = self.recalled
         else:
-            place = recall.seek(before[:, :1], told, self.place, recall.remember(self.place) if self.view is None else self.view)
-        self.places = torch.cat([place, recall.expect(actions[:, 1:], place)], 1) if actions.shape[1] > 1 else place
-        views = torch.cat([*known, *map(recall.remember, self.places.split(1, 1)[len(known) :])], 1)  # one by one: so they are the same after a restore
-        self.first = told, place, views[:, :1]
-        return views[:, :, :-1]
+            view = recall.remember(self.place) if self.view is None else self.view
+            places, views = recall.seek(before[:, :1], told, self.place, view), view[:, :0]
+        if (ahead := actions[:, places.shape[1] :]).shape[1]:
+            places = torch.cat([places, recall.expect(ahead, places[:, -1:])], 1)
+        if (new := places[:, views.shape[1] :]).shape[1]:
+            views = torch.cat([views, recall.remember(new)], 1)
+        self.recalled = told, places, views
+        return views[:, : actions.shape[1], :-1]
 
     def _finish(self, block: Tensor, actions: Tensor) -> None:
         """Let a block be the past: it is to enter the cache, and the next frame moves its last one."""
-        self.clean, self.last, self.first = block, block[:, -1:], None
+        self.clean, self.last, self.recalled = block, block[:, -1:], None
         self.lived = torch.cat([self.lived, actions], 1)[:, -self.lived.shape[1] :]
         self.start += 1
 
@@ -238,7 +240,7 @@ class RollingWindow:
         return {
             "start": self.start, "levels": list(self.levels), "x": self.x.clone(), "actions": self.actions.clone(), "lived": self.lived.clone(),
             "clean": None if self.clean is None else self.clean.clone(), "last": self.last.clone(), "x0": self.x0.clone(), "place": self.place,
-            "rollbacks": self.rollbacks, "cache": self.cache.snapshot(self.start - (self.clean is not None)),
+            "view": self.view, "rollbacks": self.rollbacks, "cache": self.cache.snapshot(self.start - (self.clean is not None)),
         }  # fmt: skip
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -246,7 +248,7 @@ class RollingWindow:
         self.start, self.levels, self.rollbacks = saved["start"], list(saved["levels"]), saved["rollbacks"]
         self.x, self.actions, self.lived = saved["x"].clone(), saved["actions"].clone(), saved["lived"].clone()
         self.clean, self.last, self.x0 = saved["clean"], saved["last"].clone(), saved["x0"].clone()
-        self.locate(saved["place"])
+        self.place, self.view, self.recalled = saved["place"], saved["view"], None
         self.cache.restore(saved["cache"])
 
 

@@ -228,7 +228,7 @@ class Stream:
         """The seed of the noise (in a batch, of the first stream)."""
         return self.noise.seeds[0]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def tick(self, action: Any, *, rollback: int | None = None, late: bool = True, rolling: bool = True) -> np.ndarray:
         """Advance by one block under an action; return the frame it led to, uint8 [height, width, 3].
 
