@@ -277,6 +277,8 @@ def test_a_red_dot_is_shown_while_a_session_is_recorded(tmp_path: Path, monkeypa
         until(lambda: dots[-1])
         tap("up")
         until(lambda: (FORWARD,) in world.asked)
+        shown = len(dots) + 3
+        until(lambda: len(dots) > shown)
         tap("f8")
         until(lambda: not dots[-1])
 

@@ -64,6 +64,8 @@ def faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderC
         yield "action_history must lie between 1 and 256"
     if transformer.motion_channels < 0 or transformer.recall_width < 0:
         yield "motion_channels and recall_width must not be negative"
+    if not 0 <= transformer.recall_least <= 1:
+        yield "recall_least must lie between 0 and 1"
     if not 1 <= transformer.field_of_view <= 170:
         yield "the field of view must lie between 1 and 170 degrees"
     if transformer.stands_still and not (transformer.motion_channels and transformer.num_actions):

@@ -17,6 +17,7 @@ MARGIN = 1 / 16  # of the map, around all positions
 BODY = 0.017  # of the map: how near to a wall somebody may come
 NEAREST, FARTHEST, SAMPLES = 0.006, 1.3, 192  # depths along a ray, of the map
 SHADES = 32  # depths for which it is known how dark things look
+FINER = 1.6  # walls are than floors and ceilings: one walks up to them
 PATTERNS = 8  # along x, and as many along y
 SHARP = 60.0  # edges between walls and floors
 EYE, ABOVE = 0.04, 0.08  # of the map: from the floor to the eye and from there to the ceiling, as is thought at first
@@ -27,7 +28,7 @@ class Memory(nn.Module):
 
     Args:
         size: (height, width) of a picture.
-        width: texels along the longer side of the map.
+        width: texels of floors and ceilings along the longer side of the map.
         field_of_view: of the pictures, horizontal, in degrees.
     """
 
@@ -35,10 +36,11 @@ class Memory(nn.Module):
         super().__init__()
         self._crowded: tuple[int, Tensor] | None = None  # the map on which bodies are points, and of which version of `matter` it is
         self.size, self.reach = size, math.tan(math.radians(field_of_view) / 2)
-        self.tall = max(2, width // 10)  # texels of a wall from floor to ceiling
-        self.matter = nn.Parameter(torch.zeros(1, 1, max(2, width // 2), max(2, width // 2)))
+        self.along = round(FINER * width)  # texels of walls along the longer side of the map
+        self.tall = max(2, self.along // 10)  # and from floor to ceiling
+        self.matter = nn.Parameter(torch.zeros(1, 1, width, width))
         self.flats = nn.Parameter(torch.zeros(2, 3, width, width))  # floor, ceiling
-        self.walls = nn.Parameter(torch.empty(2, width * PATTERNS, 3 * self.tall).uniform_(-0.05, 0.05))
+        self.walls = nn.Parameter(torch.empty(2, self.along * PATTERNS, 3 * self.tall).uniform_(-0.05, 0.05))
         self.seen = nn.Parameter(torch.empty(1, 2 * PATTERNS + 3, max(2, width // 4), max(2, width // 4)).uniform_(0.5, 1.5))  # of each pattern, and a colour
         nn.init.zeros_(self.seen[:, -3:])
         self.shade = nn.Parameter(torch.zeros(2, SHADES))  # walls, flats; logarithms
@@ -115,7 +117,8 @@ class Memory(nn.Module):
         """Return whether somebody can stand at positions [..., 2]: there is no wall nearer than a body needs; bool [...]."""
         if self._crowded is None or self._crowded[0] != self.matter._version:
             cells = int(BODY / (1 + 2 * MARGIN) * self.matter.shape[-1])
-            self._crowded = self.matter._version, F.max_pool2d(self.matter.detach(), 2 * cells + 1, 1, cells)
+            along_rows = F.max_pool2d(self.matter.detach(), (1, 2 * cells + 1), 1, (0, cells))
+            self._crowded = self.matter._version, F.max_pool2d(along_rows, (2 * cells + 1, 1), 1, (cells, 0))
         return look_up(self._crowded[1], positions.float().reshape(1, 1, -1, 2)).view(positions.shape[:-1]) < 0
 
     def _meet(self, position: Tensor, rays: Tensor) -> Tensor:
@@ -129,8 +132,8 @@ class Memory(nn.Module):
     def _walls(self, points: Tensor, heights: Tensor) -> Tensor:
         """Return the colours [n, 3, width, height] of walls at points of the map [n, width, 2] and heights [n, width, height] (floor 0, ceiling 1)."""
         seen = look_up(self.seen, points[:, None])[:, :, 0].movedim(1, -1)  # [n, width, patterns and colour]
-        rows, weights = neighbours(on_map(points), self.walls.shape[1] // PATTERNS)  # [n, width, 2 axes, 2]
-        rows = rows * PATTERNS + torch.tensor([[0], [self.walls.shape[1]]], device=rows.device)  # of either axis
+        rows, weights = neighbours(on_map(points), self.along)  # [n, width, 2 axes, 2]
+        rows = rows * PATTERNS + torch.tensor([[0], [self.along * PATTERNS]], device=rows.device)  # of either axis
         rows = rows[..., None] + torch.arange(PATTERNS, device=rows.device)
         weights = weights[..., None] * seen[..., :-3].unflatten(-1, (2, 1, PATTERNS))
         strips = F.embedding_bag(rows.flatten(2).flatten(0, 1), self.walls.flatten(0, 1), per_sample_weights=weights.flatten(2).flatten(0, 1), mode="sum")

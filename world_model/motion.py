@@ -4,8 +4,9 @@ Tokens are large (a patch of latents each) and a picture moves by less than a to
 position of the latent grid it says where in the frame before its content was (optical flow, by backward warping), and what to add to that (newly
 revealed or sharpened content). Where places are remembered it also says where in the picture remembered the content is, and how much of it to take. Before it
 has learnt anything it holds the picture almost still, and what it does not touch stays for ever: a share of the frame before, however near to one, would fade
-within seconds. The flow comes from the transformer's tokens, which have seen actions, noise and context, refined by convolutions at the latents' own
-resolution. Latents must bear to be moved by fractions of a position; the autoencoder is trained for it.
+within seconds. So does an error stay that is handed on from frame to frame; a world may be bound to take a part of what it remembers. The flow comes from the
+transformer's tokens, which have seen actions, noise and context, refined by convolutions at the latents' own resolution. Latents must bear to be moved by
+fractions of a position; the autoencoder is trained for it.
 
 In a window only the first frame has a finished frame before it; the others take the estimate that the last pass made of the frame before them. So every
 frame learns and makes the same small step.
@@ -45,11 +46,14 @@ class Motion(nn.Module):
         channels: width of the convolutions.
         blocks: residual pairs after the warp.
         recalls: whether it is given remembered frames, too.
+        least: how much of these it takes in any case.
     """
 
-    def __init__(self, latent_channels: int, dim: int, patch_size: tuple[int, int], channels: int, blocks: int, recalls: bool = False) -> None:
+    def __init__(
+        self, latent_channels: int, dim: int, patch_size: tuple[int, int], channels: int, blocks: int, recalls: bool = False, least: float = 0.0
+    ) -> None:
         super().__init__()
-        self.patch = patch_size
+        self.patch, self.least = patch_size, least
         self.from_tokens = nn.Linear(dim, channels * math.prod(patch_size))
         self.look = nn.Conv2d((2 + recalls) * latent_channels, channels, 3, padding=1)
         self.search = ModulatedPair(channels, dim)
@@ -79,7 +83,9 @@ class Motion(nn.Module):
         moves = self.flow(F.relu(features)).float()
         warped = [warp(source, moves[:, 2 * n : 2 * n + 2]) for n, source in enumerate(sources)]
         features = features + self.compare(_last(torch.cat(warped, 1).to(told.dtype)))
-        made = warped[0] if recalled is None else torch.lerp(warped[0], warped[1], torch.sigmoid(moves[:, 4:] + RECALLS))
+        made = warped[0]
+        if recalled is not None:
+            made = torch.lerp(made, warped[1], self.least + (1 - self.least) * torch.sigmoid(moves[:, 4:] + RECALLS))
         for block in self.blocks:
             features = block(features, e)
         return (made + self.leave(F.relu(features)).float()).unflatten(0, x.shape[:2])

@@ -20,12 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.autoencoder import ResidualPair
-from world_model.memory import Memory, from_map
+from world_model.memory import EYE, Memory, from_map
 
 PLACE = 6  # numbers that a place has
 PIXELS = 4  # of a remembered picture, along each side of a latent position
 UNKNOWN = 0.5
 STEP = 0.05  # of the map: the unit of what is reckoned
+BOB = EYE / 4  # of the map: how far eyes get from where they mostly are; what is reckoned of a swing may grow
 UNITS = torch.tensor([0.001, 0.001, 0.005, 0.001])  # of steps ahead and to the left, of turns in radians, of heights
 FAR = 10.0  # UNITS that are corrected at once
 SURE, STIFF = 0.02, 0.1  # the mean square by which positions may differ in any case; what a step of one unit costs
@@ -136,8 +137,11 @@ class Recall(nn.Module):
         return torch.cat([place := self.walk(place, step) for step in gone.split(1, 1)], 1)
 
     def walk(self, places: Tensor, gone: Tensor) -> Tensor:
-        """Return the reckoned places [..., 6]; who would walk into a wall slides along it."""
-        return self._slide(places, reckon(places, gone))
+        """Return the reckoned places [..., 6]; who would walk into a wall slides along it, and bobs as much less as he gets on less."""
+        reckoned = reckon(places, gone)
+        slid = self._slide(places, reckoned)
+        way, wanted = ((to - places)[..., :2].norm(dim=-1, keepdim=True) for to in (slid, reckoned))
+        return torch.cat([slid[..., :4], slid[..., 4:5] * (way / wanted.clamp(min=1e-6)).clamp(max=1), slid[..., 5:]], -1)
 
     def _slide(self, places: Tensor, moved: Tensor) -> Tensor:
         """Return the places `moved` [..., 6], except that nobody gets from `places` into a wall: as far as one is in the way he stays, along x or y."""
@@ -160,7 +164,7 @@ class Recall(nn.Module):
         """
         position, heading, heights = place.split(2, -1)
         heading = heading / heading.norm(dim=-1, keepdim=True).clamp(min=1)
-        place = torch.cat([position.clamp(-0.5, 1.5), heading, heights.clamp(-0.5, 0.5)], -1)
+        place = torch.cat([position.clamp(-0.5, 1.5), heading, heights.clamp(-BOB, BOB)], -1)
         known = heading.square().sum(-1, keepdim=True) > UNKNOWN**2
         pressed = action.flatten(2).any(-1, keepdim=True)
         doubt = (before - picture[:, :, :-1]).float().square().mean((2, 3, 4)) / DOUBTFUL

@@ -37,7 +37,8 @@ class TransformerConfig:
     about the middle, which relative positions alone do not tell. ``motion_channels``, if not 0, is the width of motion compensation
     (`world_model.motion`, with ``motion_blocks`` residual pairs), whose prediction is added to the head's; ``recall_width``, if not 0, are the texels along
     the map of the memory of places which it is given (`world_model.recall`, with ``recall_blocks`` residual pairs, for pictures of a horizontal
-    ``field_of_view`` in degrees), and ``follow_width`` is the width of the network which guesses places. The published checkpoints have none of these.
+    ``field_of_view`` in degrees), ``recall_least`` how much of it is taken in any case, and ``follow_width`` is the width of the network which guesses places.
+    The published checkpoints have none of these.
     Every frame is told the last ``action_history`` actions up to its own: bodies have inertia, and a game may turn more slowly at first. With ``stands_still``
     a frame that is told of none is the frame before it, in worlds where nothing moves but the player: what little a network would change feeds on itself.
     """
@@ -54,6 +55,7 @@ class TransformerConfig:
     motion_blocks: int = 3
     recall_width: int = 0
     recall_blocks: int = 1
+    recall_least: float = 0.0
     follow_width: int = 512
     field_of_view: float = 90.0
     num_actions: int = 0
@@ -204,7 +206,8 @@ class Transformer(nn.Module):
         if config.places:
             self.place_embedding = nn.Parameter(torch.zeros(math.prod(config.places), dim))
         if config.motion_channels:
-            self.motion = Motion(config.in_channels, dim, config.patch_size, config.motion_channels, config.motion_blocks, bool(config.recall_width))
+            channels, recalls = (config.motion_channels, config.motion_blocks), (bool(config.recall_width), config.recall_least)
+            self.motion = Motion(config.in_channels, dim, config.patch_size, *channels, *recalls)
         if config.recall_width:
             assert config.places is not None, "a memory of places needs frames of one size"
             height, width = (places * patch for places, patch in zip(config.places, config.patch_size, strict=True))

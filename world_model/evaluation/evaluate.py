@@ -5,6 +5,7 @@ without the attention sink, and by other worlds given for comparison (weights of
 """
 
 import json as jsonlib
+import sys
 import time
 from dataclasses import replace
 from itertools import islice
@@ -123,7 +124,7 @@ class Progress:
         now = time.monotonic()
         if now - self.said > 10 or share == 1:
             self.said = now
-            print(f"{self.name}: {share:.0%}, ETA {(now - self.began) * (1 - share) / share:.0f} s", flush=True)
+            print(f"{self.name}: {share:.0%}, ETA {(now - self.began) * (1 - share) / share:.0f} s", file=sys.stderr, flush=True)
 
 
 def save_sheet(sheet: np.ndarray, path: Path) -> None:

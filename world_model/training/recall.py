@@ -38,8 +38,8 @@ class RecallRecipe:
     the player. In each of the others ``batch`` places are guessed from frames, noised and blurred by up to ``noise`` and ``blur``.
     """
 
-    steps: int = 6000
-    memory_share: float = 0.67
+    steps: int = 12000
+    memory_share: float = 0.85
     memory_batch: int = 16
     texel_rate: float = 0.02
     batch: int = 256

@@ -75,7 +75,8 @@ def choose_patch(sizes: AutoencoderConfig) -> tuple[int, int]:
 
 def recalling(recipe: WorldRecipe, width: int = 640) -> WorldRecipe:
     """Return the recipe of a world with one map, of which it shall have a memory; not of one whose every session has another. 0 takes the memory away."""
-    return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=width)), context=9 if width else None)
+    model = replace(recipe.student.model, recall_width=width, recall_least=0.5 if width else 0.0)
+    return replace(recipe, student=replace(recipe.student, model=model), context=9 if width else None)
 
 
 def standing_still(recipe: WorldRecipe) -> WorldRecipe:

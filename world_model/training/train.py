@@ -154,7 +154,7 @@ def adopt(given: World, recipe: WorldRecipe) -> dict[str, torch.Tensor]:
 
 
 def _without_extras(config: TransformerConfig) -> TransformerConfig:
-    return replace(config, num_actions=0, recall_width=0, recall_blocks=0)
+    return replace(config, num_actions=0, recall_width=0, recall_blocks=0, recall_least=0.0)
 
 
 def _export(made: World, held_out: Clips, judge: Judge | None, *files: Path) -> None:
