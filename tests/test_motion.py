@@ -49,6 +49,15 @@ def test_motion_learns_to_follow_an_action() -> None:
     assert errors[-1] < 0.1 < 1 < errors[0], errors[::30]
 
 
+@torch.no_grad()
+def test_a_part_of_what_is_remembered_is_taken_in_any_case() -> None:
+    before, recalled, tokens, told = torch.zeros(1, 1, 4, 6, 8), torch.ones(1, 1, 4, 6, 8), torch.zeros(1, 12, 16), torch.zeros(1, 1, 16)
+    for least in (0.0, 0.5, 1.0):
+        motion = Motion(latent_channels=4, dim=16, patch_size=(2, 2), channels=16, blocks=1, recalls=True, least=least)
+        motion.flow.bias[4:] = -50  # as little as can be
+        assert torch.allclose(motion(before, before, tokens, told, recalled), least * recalled)
+
+
 def test_warps_of_a_batch_lie_within_their_bounds() -> None:
     maps = draw_warps(np.random.default_rng(0), 500)
     assert maps[:, 0, 0].log().abs().max() <= 0.2 and maps[:, 0, 2].abs().max() <= 0.19 and 150 < int((maps[:, 1, 2] == 0).sum()) < 350

@@ -12,7 +12,7 @@ from tiny import make_world
 from torch import Tensor
 
 from world_model.memory import EYE, Memory
-from world_model.recall import PLACE, Recall, reckon
+from world_model.recall import BOB, PLACE, Recall, reckon
 from world_model.state import StateError
 from world_model.world import World
 
@@ -154,12 +154,21 @@ def test_who_walks_into_a_wall_slides_along_it(painted: Recall) -> None:
         assert not bool(painted.memory.is_free(torch.tensor([0.9, 0.5]))) and bool(painted.memory.is_free(walked[:2]))
 
 
+@torch.no_grad()
+def test_who_is_stopped_by_a_wall_bobs_no_longer(painted: Recall) -> None:
+    """What is reckoned of a swing may grow, here by a fifth with every step."""
+    for x, ahead, gets_on in ((0.5, (0.8, 0.6), 1.0), (0.7, (0.8, 0.6), 0.6), (0.78, (1.0, 0.0), 0.0)):
+        walked = painted.walk(torch.tensor([x, 0.5, *ahead, 0.005, 0.0]), torch.tensor([4.0, 0.0, 0.0, 0.2, 0.0]))
+        assert float(walked[4]) == pytest.approx(0.006 * gets_on, abs=1e-6)
+
+
 def test_a_place_far_from_the_map_leads_nowhere_farther() -> None:
     recall = Recall((4, 8, 8), 6, 16, 1, 16, 90.0)
     place = torch.full((1, 1, PLACE), 1e6)
     with torch.no_grad():
         followed, _ = recall.follow(torch.zeros(1, 1, 4, 8, 8), torch.zeros(1, 1, 2, 3), place)
     assert float(followed.abs().max()) < 10
+    assert float(followed[..., 4:].abs().max()) <= BOB
 
 
 def test_a_stream_knows_its_place_and_says_so_in_its_state(world: World, tmp_path: Path) -> None:
