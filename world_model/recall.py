@@ -33,7 +33,7 @@ SURE, STIFF = 0.02, 0.1  # the mean square by which positions may differ in any 
 DOUBTFUL = 0.2  # the mean square by which frames may differ from what is remembered before they are no longer believed
 AROUND = torch.tensor([1.8, 1.8, 0.8, 0.0, 0.0])  # a guess other places are tried, as `reckon` takes them
 TRIES, FINALISTS, LEAD = 1500, 32, 8  # places tried near a guess, and as many anywhere; those that are aligned; frames that tell them apart
-COARSE = 4, 4, 4, 2, 2, 2, 1, 1, 1  # how often finalists are aligned, and how coarse frames are for it
+COARSE = 4, 4, 4, 2, 2, 2, 1, 1, 1  # how often finalists are aligned, and in the end who has won, and how coarse frames are for it
 
 
 class Recall(nn.Module):
@@ -110,8 +110,8 @@ class Recall(nn.Module):
                 misfits = misfits + (pictures - after).square().mean((2, 3, 4)).sum(1)
             found.append(places[misfits.argmin(), -1:])
         place = torch.stack(found)
-        for _ in range(2 if lead else 0):
-            place = self.align(place, seen[:, -1:], self.remember(place))
+        for coarse in COARSE if lead else ():
+            place = self.align(place, seen[:, -1:], self.remember(place), coarse)
         return place
 
     def _candidates(self, picture: Tensor, guess: Tensor) -> Tensor:
