@@ -141,6 +141,9 @@ class RollingWindow:
         kept = len(self.levels) * size
         self.x0, self.actions = self.x0[:, :kept], self.actions[:, :kept]
         self.x = self._noised(self.x0, self.rollbacks)
+        if self.model.config.recall_width:  # for all passes at once
+            held = action[:, None].expand(-1, len(ladder) * size, -1)
+            self._recall(self.last, histories(torch.cat([self.lived, held], 1), self.model.config.action_history)[:, -held.shape[1] :])
         for _ in range(passes := min(levels, len(ladder) - 1)):
             self.enter(action, rollback=self.rollbacks)
             self.step_down(self.denoise(), rollback=self.rollbacks)
