@@ -33,7 +33,7 @@ SURE, STIFF = 0.02, 0.1  # the mean square by which positions may differ in any 
 DOUBTFUL = 0.2  # the mean square by which frames may differ from what is remembered before they are no longer believed
 AROUND = torch.tensor([1.8, 1.8, 0.8, 0.0, 0.0])  # a guess other places are tried, as `reckon` takes them
 TRIES, FINALISTS, LEAD = 1500, 32, 8  # places tried near a guess, and as many anywhere; those that are aligned; frames that tell them apart
-COARSE = 4, 4, 4, 2, 2, 2, 1, 1, 1  # how often finalists are aligned, and in the end who has won, and how coarse frames are for it
+COARSE = 4, 4, 4, 2, 2, 2, 1, 1, 1  # how often places are aligned that are to fit, and how coarse frames are for it
 
 
 class Recall(nn.Module):
@@ -110,9 +110,7 @@ class Recall(nn.Module):
                 misfits = misfits + (pictures - after).square().mean((2, 3, 4)).sum(1)
             found.append(places[misfits.argmin(), -1:])
         place = torch.stack(found)
-        for coarse in COARSE if lead else ():
-            place = self.align(place, seen[:, -1:], self.remember(place), coarse)
-        return place
+        return self._fit(place, seen[:, -1:]) if lead else place
 
     def _candidates(self, picture: Tensor, guess: Tensor) -> Tensor:
         """Return some places [n, 1, 6] from where a latent frame [c, h, w] may have been taken; `guess` [6] is one that is not good enough."""
@@ -127,9 +125,14 @@ class Recall(nn.Module):
         colours = self.colour(picture[None].to(self.colour.weight.dtype)).float()
         misfits = [F.avg_pool2d(self.memory(some, self.shape[1:])[:, :3] - colours, 2).square().mean((1, 2, 3)) for some in places.split(256)]  # type: ignore[arg-type]
         places = places[torch.cat(misfits).argsort()[:FINALISTS], None]
-        for coarse in COARSE:
-            places = self.align(places, picture.expand(len(places), 1, -1, -1, -1), self.remember(places), coarse)
+        places = self._fit(places, picture.expand(len(places), 1, -1, -1, -1))
         return torch.cat([places[..., :5], places[..., 4:5]], -1)
+
+    def _fit(self, places: Tensor, seen: Tensor) -> Tensor:
+        """Return the places [b, runs, 6] near `places` from where what is remembered looks like frames [b, runs, c, h, w]: aligned from coarse to fine."""
+        for coarse in COARSE:
+            places = self.align(places, seen, self.remember(places), coarse)
+        return places
 
     def expect(self, actions: Tensor, place: Tensor) -> Tensor:
         """Return the reckoned places [b, f, 6] of frames to come; `place` [b, 1, 6] is that of the frame before."""

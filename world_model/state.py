@@ -89,8 +89,8 @@ def load_state(path: Path, stream: "Stream") -> dict[str, Any]:
     screen = tensors.pop("screen").numpy()
     held = tensors.pop("held").numpy() if "held" in tensors else None
     kept = [tensors.pop(name).to(window.device, cache.k.dtype) for name in "kv" if name in tensors]
-    state: dict[str, Any] = {name: tensor.to(window.device) for name, tensor in tensors.items()}
-    state = {PLACE: torch.zeros_like(window.place), VIEW: None, **state}
+    unknown = {PLACE: torch.zeros_like(window.place), VIEW: None}
+    state: dict[str, Any] = unknown | {name: tensor.to(window.device) for name, tensor in tensors.items()}
     state |= {"start": numbers.start, "rollbacks": numbers.rollbacks, "levels": list(range(levels, levels - blocks, -1))}
     state["cache"] = {slot: (k.clone(), v.clone()) for slot, (k, v) in enumerate(zip(*kept, strict=True))}
     return {"seeds": tuple(int(seed) for seed in numbers.seeds), "frame": numbers.frame, "screen": screen, "held": held, "window": state}

@@ -142,8 +142,7 @@ class RollingWindow:
         self.x0, self.actions = self.x0[:, :kept], self.actions[:, :kept]
         self.x = self._noised(self.x0, self.rollbacks)
         if self.model.config.recall_width:  # for all passes at once
-            held = action[:, None].expand(-1, len(ladder) * size, -1)
-            self._recall(self.last, histories(torch.cat([self.lived, held], 1), self.model.config.action_history)[:, -held.shape[1] :])
+            self._recall(self.last, hold(self.lived[:, -self.model.config.action_history :], action, len(ladder) * size))
         for _ in range(passes := min(levels, len(ladder) - 1)):
             self.enter(action, rollback=self.rollbacks)
             self.step_down(self.denoise(), rollback=self.rollbacks)
@@ -258,3 +257,9 @@ class RollingWindow:
 def histories(actions: Tensor, length: int) -> Tensor:
     """Return for each frame, from the `length`-th on, its action and those before it: [..., frames, n] to [..., frames - length + 1, length, n]."""
     return actions.unfold(-2, length, 1).transpose(-1, -2)
+
+
+def hold(lived: Tensor, action: Tensor, frames: int) -> Tensor:
+    """Return what frames are told that come after the actions `lived` [..., history, n] under a held action [..., n]: [..., frames, history, n]."""
+    held = action[..., None, :].expand(*action.shape[:-1], frames, -1)
+    return histories(torch.cat([lived, held], -2), lived.shape[-2])[..., 1:, :, :]

@@ -206,8 +206,8 @@ class Transformer(nn.Module):
         if config.places:
             self.place_embedding = nn.Parameter(torch.zeros(math.prod(config.places), dim))
         if config.motion_channels:
-            channels, recalls = (config.motion_channels, config.motion_blocks), (bool(config.recall_width), config.recall_least)
-            self.motion = Motion(config.in_channels, dim, config.patch_size, *channels, *recalls)
+            recalls = bool(config.recall_width)
+            self.motion = Motion(config.in_channels, dim, config.patch_size, config.motion_channels, config.motion_blocks, recalls, config.recall_least)
         if config.recall_width:
             assert config.places is not None, "a memory of places needs frames of one size"
             height, width = (places * patch for places, patch in zip(config.places, config.patch_size, strict=True))

@@ -29,7 +29,7 @@ from world_model.context import ContextConfig
 from world_model.noise import AddressedNoise
 from world_model.precision import fast_autocast, fastest
 from world_model.schedule import add_noise
-from world_model.stream import RollingWindow, WindowConfig, histories
+from world_model.stream import RollingWindow, WindowConfig, hold
 from world_model.training.autoencoder import encode_all
 from world_model.training.data import Clips
 from world_model.training.optimizer import MuonAdamW
@@ -316,12 +316,6 @@ def clip_loss(
 
 def _wide(per_frame: Tensor) -> Tensor:
     return per_frame[..., None, None, None]
-
-
-def hold(lived: Tensor, action: Tensor, frames: int) -> Tensor:
-    """Return what frames are told that come after the actions `lived` [..., history, n] under a held action [..., n]: [..., frames, history, n]."""
-    held = action[..., None, :].expand(*action.shape[:-1], frames, -1)
-    return histories(torch.cat([lived, held], -2), lived.shape[-2])[..., 1:, :, :]
 
 
 def differ(a: Tensor, b: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ def adopt(given: World, recipe: WorldRecipe) -> dict[str, torch.Tensor]:
             weight = F.pad(weight, [n for new, had in wider for n in (0, new - had)])
         fitting[name] = weight
     if model.recall_width and not given.transformer.config.recall_width:  # type: ignore[union-attr]
-        fitting["motion.flow.bias"][4:] = -12.0  # of what is remembered nothing is taken
+        fitting["motion.flow.bias"][4:] = -12.0  # of what is remembered no more is taken than must be
     return fitting
 
 
