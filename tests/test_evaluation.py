@@ -67,6 +67,20 @@ def test_dead_pictures_are_flagged_and_live_ones_are_not() -> None:
     assert [watch.look(frames, MOVING) for frames in (live, picture(rng, 50), live)] == [[], [], ["looping"]]
 
 
+def test_a_loop_shows_again_in_order_what_changes() -> None:
+    rng = np.random.default_rng(0)
+    live = picture(rng, 50)
+    backwards, wall = live[::-1], np.full_like(live, 128)
+    for again, flags in ((live[5:], ["looping"]), (backwards, [])):
+        watch = Watch(FPS)
+        watch.look(live, MOVING)
+        watch.look(picture(rng, 50), MOVING)
+        assert watch.look(again, MOVING[: len(again)]) == flags
+    wall += (np.arange(50) % 2)[:, None, None, None].astype(np.uint8)
+    watch = Watch(FPS)
+    assert [watch.look(wall, MOVING) for _ in range(3)] == [[], [], []], "along a plain wall there is nothing to repeat"
+
+
 class Short:
     """A game that ends after three steps; it shows a plain wall, each frame as bright as its number, or noise."""
 

@@ -20,7 +20,7 @@ SLICE_S = 5.0
 ASKED_S = (1.0, 10.0, 60.0, 300.0)  # when the actions are read
 BLACK = 8.0  # mean of a frame that shows nothing
 FROZEN, FROZEN_S = 0.5, 2.0  # mean change per frame, in steps of 255, of a picture that stands still, and for how long it must
-LOOP, LOOP_S = 1.0, 1.0  # mean difference, in steps of 255, of a small picture from one seen before, and for how long it must follow it
+LOOP, LOOP_S = 1.0, 1.0  # mean difference, in steps of 255, of a small picture from one seen before, and how long what it repeats must be
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,11 @@ def statistics(frames: np.ndarray) -> dict[str, float]:
 
 
 class Watch:
-    """Watch one stream for what a dead picture does: it turns black, freezes although it is told to move, or loops."""
+    """Watch one stream for what a dead picture does: it turns black, freezes although it is told to move, or loops.
+
+    A loop shows again, in order, what it has shown long before, while it changes all the time: who walks along a plain wall sees the same picture again
+    and again, but nothing of it changes.
+    """
 
     def __init__(self, fps: float) -> None:
         self.fps = fps
@@ -112,12 +116,23 @@ class Watch:
             flags.append("black")
         if longest_run(still) >= FROZEN_S * self.fps:
             flags.append("frozen")
-        if len(self.small) > len(small) and not longest_run(still):
-            distance = np.stack([np.abs(self.small - picture).mean(1) for picture in small[moving]]) if moving.any() else np.ones((1, 1)) * 255
-            if longest_run(np.any(distance < LOOP, axis=1)) >= LOOP_S * self.fps:
-                flags.append("looping")
+        lately = round(LOOP_S * self.fps)
+        changing = np.array([small[max(0, i - lately) : i + 1].std(0).mean() > LOOP for i in range(n)])
+        if longest_repeat(small, self.small, changing & moving) >= LOOP_S * self.fps:
+            flags.append("looping")
         self.small = np.concatenate([self.small, small])
         return flags
+
+
+def longest_repeat(now: np.ndarray, before: np.ndarray, counts: np.ndarray) -> int:
+    """Return how many pictures now [n, d] in a row repeat, in order, pictures from before [m, d]; only those for which counts [n] is true can."""
+    runs, longest = np.zeros(len(before), int), 0  # of repeats that end with each picture from before
+    for picture, may in zip(now, counts, strict=True):
+        same = np.abs(before - picture).mean(1) < LOOP if may else False
+        runs = np.where(same, np.roll(runs, 1) + 1, 0)
+        runs[:1] = np.minimum(runs[:1], 1)
+        longest = max(longest, int(runs.max(initial=0)))
+    return longest
 
 
 def longest_run(true: np.ndarray) -> int:
