@@ -12,7 +12,7 @@ from tiny import make_world
 from torch import Tensor
 
 from world_model.memory import EYE, Memory
-from world_model.recall import BOB, PLACE, Recall, reckon
+from world_model.recall import BOB, PLACE, STEP, Recall, reckon
 from world_model.state import StateError
 from world_model.world import World
 
@@ -38,13 +38,13 @@ def test_a_wall_is_seen_where_it_stands() -> None:
     memory.seen[:, -3] = 1
     red = []
     for x in (0.1, 0.3):
-        picture = memory(torch.tensor([[x, 0.5, 1.0, 0.0, 0.0, 0.0]]))[0]
+        picture = memory(torch.tensor([[x, 0.5, 1.0] + [0.0] * 5]))[0]
         assert picture.shape == (4, 32, 64)
         red.append(int((picture[0, 16:, 32] > 0).sum()))
         expected = EYE / (0.5 + 0.017 - x) / (0.5 / 16)  # rows: the wall ends an eye's height below the horizon, and half a row is 1/32 at depth one
         assert abs(red[-1] - expected) < 1.5, (red, expected)
     assert red[1] > red[0]
-    higher = memory(torch.tensor([[0.3, 0.5, 1.0, 0.0, 0.02, 0.0]]))[0]
+    higher = memory(torch.tensor([[0.3, 0.5, 1.0, 0.0, 0.02] + [0.0] * 3]))[0]
     assert int((higher[0, 16:, 32] > 0).sum()) > red[1], "from higher up its foot is seen lower"
 
 
@@ -75,10 +75,10 @@ def painted() -> Recall:
 @torch.no_grad()
 def test_a_place_is_aligned_with_what_is_seen_from_it(painted: Recall) -> None:
     """Each step brings it nearer, ahead, aside, turned and up, until from there the same is seen."""
-    true = torch.tensor([[[0.45, 0.5, math.cos(0.4), math.sin(0.4), 0.001, 0.0]]])
+    true = torch.tensor([[[0.45, 0.5, math.cos(0.4), math.sin(0.4), 0.001] + [0.0] * 3]])
     seen = painted.remember(true)[:, :, :-1]
     for error in ([0.06, 0.0, 0.0], [0.0, 0.06, 0.0], [0.0, 0.0, 0.01], [0.06, -0.06, 0.01]):
-        place = reckon(true, torch.tensor([*error, 0.0, 0.0]))
+        place = reckon(true, torch.tensor([*error, 0.0, 0.0, 0.0]))
         place[..., 4] += 0.001
         errors = []
         for _ in range(6):
@@ -91,23 +91,35 @@ def test_a_place_is_aligned_with_what_is_seen_from_it(painted: Recall) -> None:
 
 @torch.no_grad()
 def test_a_place_is_found_from_a_guess(painted: Recall, monkeypatch: pytest.MonkeyPatch) -> None:
-    true = torch.tensor([[[0.45, 0.5, math.cos(0.4), math.sin(0.4), 0.0, 0.0]]])
+    true = torch.tensor([[[0.45, 0.5, math.cos(0.4), math.sin(0.4)] + [0.0] * 4]])
     seen = painted.remember(true)[:, :, :-1].expand(-1, 2, -1, -1, -1)
-    guess = reckon(true, torch.tensor([0.5, -0.5, 0.15, 0.0, 0.0]))
+    guess = reckon(true, torch.tensor([0.5, -0.5, 0.15, 0.0, 0.0, 0.0]))
     monkeypatch.setattr(painted, "guess", lambda *given: guess)
     found = painted.find(seen, torch.zeros(1, 2, 2, 3))
     assert found.shape == (1, 1, PLACE) and float((found - true)[..., :4].abs().max()) < 0.01 < 0.1 < float((guess - true)[..., :4].abs().max())
 
 
 @torch.no_grad()
+def test_a_place_is_found_without_a_guess(painted: Recall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anywhere in the room, whatever is guessed: its own atlas shows where a picture may have been taken."""
+    monkeypatch.setattr(painted, "guess", lambda *given: torch.tensor([[[0.7, 0.3, -1.0] + [0.0] * 5]]))
+    for x, y, angle in ((0.45, 0.5, 0.4), (0.3, 0.65, 3.0), (0.6, 0.35, -1.8)):
+        true = torch.tensor([[[x, y, math.cos(angle), math.sin(angle)] + [0.0] * 4]])
+        found = painted.find(painted.remember(true)[:, :, :-1].expand(-1, 2, -1, -1, -1), torch.zeros(1, 2, 2, 3))
+        assert float((found - true)[..., :4].abs().max()) < 0.06
+
+
+@torch.no_grad()
 def test_reckoning_goes_where_the_player_looks_and_lets_him_swing() -> None:
-    north = torch.tensor([0.5, 0.5, 0.0, 1.0, 0.01, 0.0])
-    walked = reckon(north, torch.tensor([2.0, 0.0, 0.0, 0.0, 0.0]))
-    assert torch.allclose(walked, torch.tensor([0.5, 0.6, 0.0, 1.0, 0.01, 0.01]), atol=1e-6)
-    turned = reckon(north, torch.tensor([0.0, 2.0, math.pi / 2, 0.0, 0.0]))
-    assert torch.allclose(turned, torch.tensor([0.4, 0.5, -1.0, 0.0, 0.01, 0.01]), atol=1e-6)
-    swing, heights = torch.tensor([0.0, 0.0, 0.0, 2 * math.cos(0.6) - 1, -1.0]), []
-    place = torch.tensor([0.5, 0.5, 0.0, 1.0, math.sin(0.6), 0.0])
+    north = torch.tensor([0.5, 0.5, 0.0, 1.0, 0.01, 0.0, 0.0, 0.02])
+    walked = reckon(north, torch.tensor([2.0, 0.0, 0.0, 0.0, 0.0, 0.0]))
+    assert torch.allclose(walked, torch.tensor([0.5, 0.6, 0.0, 1.0, 0.01, 0.01, 0.0, 0.1]), atol=1e-6)
+    turned = reckon(north, torch.tensor([0.0, 2.0, math.pi / 2, 0.0, 0.0, 0.0]))
+    assert torch.allclose(turned, torch.tensor([0.4, 0.5, -1.0, 0.0, 0.01, 0.01, -0.1, 0.0]), atol=1e-6)
+    glides = reckon(north, torch.tensor([0.0, 0.0, math.pi / 2, 0.0, 0.0, 0.5]))
+    assert torch.allclose(glides, torch.tensor([0.5, 0.51, -1.0, 0.0, 0.01, 0.01, 0.0, 0.01]), atol=1e-6), "on where he went, wherever he looks"
+    swing, heights = torch.tensor([0.0, 0.0, 0.0, 2 * math.cos(0.6) - 1, -1.0, 0.0]), []
+    place = torch.tensor([0.5, 0.5, 0.0, 1.0, math.sin(0.6), 0.0, 0.0, 0.0])
     for _ in range(20):
         heights.append(float(place[4]))
         place = reckon(place, swing)
@@ -119,7 +131,7 @@ def test_runs_are_followed_each_from_its_own_place_and_one_frame_after_the_other
     torch.manual_seed(0)
     recall = Recall((4, 8, 8), 6, 16, 1, 16, 90.0)
     before, actions = torch.randn(2, 6, 4, 8, 8), torch.rand(2, 6, 2, 3)
-    place = torch.tensor([[0.1, 0.2, 0.6, 0.8, 0.01, 0.0], [0.0] * PLACE]).expand(2, -1, -1)
+    place = torch.tensor([[0.1, 0.2, 0.6, 0.8, 0.01, 0.0, 0.01, 0.0], [0.0] * PLACE]).expand(2, -1, -1)
     together, remembered = recall.follow(before, actions, place)
     for run in (0, 1):
         follows = place[:, run : run + 1]
@@ -135,7 +147,7 @@ def test_who_does_nothing_stays_where_he_is_whatever_he_sees() -> None:
     recall = Recall((4, 8, 8), 6, 16, 1, 16, 90.0)
     torch.nn.init.normal_(recall.ego[2].weight)  # type: ignore[arg-type]
     recall.memory.matter -= 1
-    frames, here, idle = torch.randn(1, 5, 4, 8, 8), torch.tensor([[[0.1, 0.2, 0.6, 0.8, 0.01, 0.0]]]), torch.zeros(1, 5, 2, 3)
+    frames, here, idle = torch.randn(1, 5, 4, 8, 8), torch.tensor([[[0.1, 0.2, 0.6, 0.8, 0.01] + [0.0] * 3]]), torch.zeros(1, 5, 2, 3)
     pressed = idle.clone()
     pressed[:, 0, 1, 0] = 1
     assert torch.allclose(recall.follow(frames, idle, here)[0], here.expand(1, 5, PLACE), atol=1e-6)
@@ -148,9 +160,10 @@ def test_who_does_nothing_stays_where_he_is_whatever_he_sees() -> None:
 def test_who_walks_into_a_wall_slides_along_it(painted: Recall) -> None:
     """The room's walls are at 0.2 and 0.8, less what a body needs."""
     for x, y, ahead, expected in ((0.7, 0.5, (0.8, 0.6), (False, True)), (0.5, 0.7, (0.6, 0.8), (True, False)), (0.5, 0.5, (0.6, 0.8), (True, True))):
-        here = torch.tensor([x, y, *ahead, 0.0, 0.0])
-        walked = painted.walk(here, torch.tensor([4.0, 0.0, 0.0, 0.0, 0.0]))
+        here = torch.tensor([x, y, *ahead] + [0.0] * 4)
+        walked = painted.walk(here, torch.tensor([4.0] + [0.0] * 5))
         assert [bool(moved) for moved in (walked - here).abs()[:2] > 1e-6] == list(expected)
+        assert torch.allclose(walked[6:], (walked - here)[:2]), "where a wall was in the way there is nothing to glide on"
         assert not bool(painted.memory.is_free(torch.tensor([0.9, 0.5]))) and bool(painted.memory.is_free(walked[:2]))
 
 
@@ -158,7 +171,7 @@ def test_who_walks_into_a_wall_slides_along_it(painted: Recall) -> None:
 def test_who_is_stopped_by_a_wall_bobs_no_longer(painted: Recall) -> None:
     """What is reckoned of a swing may grow, here by a fifth with every step."""
     for x, ahead, gets_on in ((0.5, (0.8, 0.6), 1.0), (0.7, (0.8, 0.6), 0.6), (0.78, (1.0, 0.0), 0.0)):
-        walked = painted.walk(torch.tensor([x, 0.5, *ahead, 0.005, 0.0]), torch.tensor([4.0, 0.0, 0.0, 0.2, 0.0]))
+        walked = painted.walk(torch.tensor([x, 0.5, *ahead, 0.005] + [0.0] * 3), torch.tensor([4.0, 0.0, 0.0, 0.2, 0.0, 0.0]))
         assert float(walked[4]) == pytest.approx(0.006 * gets_on, abs=1e-6)
 
 
@@ -168,7 +181,7 @@ def test_a_place_far_from_the_map_leads_nowhere_farther() -> None:
     with torch.no_grad():
         followed, _ = recall.follow(torch.zeros(1, 1, 4, 8, 8), torch.zeros(1, 1, 2, 3), place)
     assert float(followed.abs().max()) < 10
-    assert float(followed[..., 4:].abs().max()) <= BOB
+    assert float(followed[..., 4:6].abs().max()) <= BOB and float(followed[..., 6:].abs().max()) <= 2 * STEP
 
 
 def test_a_stream_knows_its_place_and_says_so_in_its_state(world: World, tmp_path: Path) -> None:
@@ -177,7 +190,7 @@ def test_a_stream_knows_its_place_and_says_so_in_its_state(world: World, tmp_pat
     for action in TAPE:
         before = here.window.place
         here.tick(action)
-        assert torch.equal(before, here.window.place) == (not action)
+        assert torch.equal(before[..., :6], here.window.place[..., :6]) == (not action)
     here.save(tmp_path / "state.safetensors")
     saved = here.snapshot()
     onwards = [here.tick(action) for action in TAPE]

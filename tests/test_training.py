@@ -387,7 +387,7 @@ def test_a_memory_learns_what_is_seen_from_where_and_where_it_is(latents: Latent
 
 def test_places_lie_on_a_map_and_are_told_nearly_or_not_at_all(latents: LatentClips) -> None:
     places = latents.places
-    assert places.shape == (320, 6) and float(places[:, 0].min()) >= 0 and float(places[:, 0].max()) <= 1
+    assert places.shape == (320, 8) and float(places[:, 0].min()) >= 0 and float(places[:, 0].max()) <= 1
     told = blurred_places(places, np.random.default_rng(0), finest=-3.0, unknown=0.25)
     unknown = ~told.any(1)
     assert 0.15 < float(unknown.float().mean()) < 0.35

@@ -41,7 +41,7 @@ def make_world(block_frames: int = 1, seed: int = 0, recall_width: int = 0) -> W
     starts = {"latents": latents, "actions": (torch.rand(num_starts, start_frames, 3) < 0.3).float(), "screens": clips[:, -1].contiguous()}
     if recall_width:
         headings = torch.tensor([0.0, 2.0, 4.0])
-        starts["places"] = torch.stack([*torch.tensor([[0.3, 0.5, 0.7], [0.6, 0.2, 0.5]]), headings.cos(), headings.sin(), *torch.zeros(2, 3)], 1)
+        starts["places"] = torch.stack([*torch.tensor([[0.3, 0.5, 0.7], [0.6, 0.2, 0.5]]), headings.cos(), headings.sin(), *torch.zeros(4, 3)], 1)
     card = Card(
         format=1, name="tiny", title="Tiny", description="", data_source="random numbers", licence="Apache-2.0", width=32, height=32, fps=17.5,
         actions=actions, rollback=2, num_starts=num_starts, start_frames=start_frames,

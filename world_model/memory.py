@@ -61,7 +61,7 @@ class Memory(nn.Module):
         self.matter.copy_(torch.where(F.conv2d(been, disk[None, None], padding=len(across) // 2) > 0, -8.0, 8.0))
 
     def forward(self, places: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Return what is remembered from places [n, 6] (`world_model.recall`): pictures and their inverse depths [n, 4, height, width], float32.
+        """Return what is remembered from places [n, 8] (`world_model.recall`): pictures and their inverse depths [n, 4, height, width], float32.
 
         Red, green and blue go from about -1 to 1; a depth of one is the longer side of the map. `size` is that of the pictures, if not the usual one.
         """

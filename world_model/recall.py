@@ -7,9 +7,10 @@ there: the memory knows how far away everything is, and so by which small step w
 arXiv 1607.02565). Motion compensation is given the picture remembered beside the frame before, and takes from either. In play no true place is needed: who
 begins somewhere finds his place by looking, and what he sees from then on is what is there.
 
-A place is (x, y, cosine, sine of the heading, height of the eye, that of the frame before), positions from 0 to 1 over the longer side of the map, heights in
-that unit from where the eye mostly is: walkers bob, and two heights tell rising from falling. Of an uncertain heading cosine and sine are the means, shorter
-than 1; shorter than a half the place counts as unknown.
+A place is (x, y, cosine, sine of the heading, height of the eye, that of the frame before, x, y of the step from there), positions from 0 to 1 over the longer
+side of the map, heights in that unit from where the eye mostly is: walkers bob, and two heights tell rising from falling; and they glide, which the last step
+tells better than any keys do, for it knows of walls. Of an uncertain heading cosine and sine are the means, shorter than 1; shorter than a half the place
+counts as unknown.
 """
 
 import math
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from world_model.autoencoder import ResidualPair
 from world_model.memory import EYE, Memory, from_map
 
-PLACE = 6  # numbers that a place has
+PLACE = 8  # numbers that a place has
 PIXELS = 4  # of a remembered picture, along each side of a latent position
 UNKNOWN = 0.5
 STEP = 0.05  # of the map: the unit of what is reckoned
@@ -30,10 +31,15 @@ BOB = EYE / 4  # of the map: how far eyes get from where they mostly are; what i
 UNITS = torch.tensor([0.001, 0.001, 0.005, 0.001])  # of steps ahead and to the left, of turns in radians, of heights
 FAR = 10.0  # UNITS that are corrected at once
 SURE, STIFF = 0.02, 0.1  # the mean square by which positions may differ in any case; what a step of one unit costs
+SWERVE = 0.5  # of what a place is corrected by, this part is due to its last step
 DOUBTFUL = 0.2  # the mean square by which frames may differ from what is remembered before they are no longer believed
-AROUND = torch.tensor([1.8, 1.8, 0.8, 0.0, 0.0])  # a guess other places are tried, as `reckon` takes them
-TRIES, FINALISTS, LEAD = 1500, 32, 8  # places tried near a guess, and as many anywhere; those that are aligned; frames that tell them apart
-COARSE = 4, 4, 4, 2, 2, 2, 1, 1, 1  # how often places are aligned that are to fit, and how coarse frames are for it
+ATLAS, CORNERS, FINALISTS = 30000, 120, 24  # places whose looks are known; those aligned; of them, to the end
+LEADS, FITS = (8, 4, 0), 0.05  # frames that decide among these; the mean square by which a frame differs from what is remembered from its place
+APART = 0.025, math.cos(math.radians(15))  # by what part of the map those lie apart, or what at most is the cosine between their headings
+ROUGH = 6, 8  # rows and columns of what a place roughly looks like: so coarse that it does from some steps around
+GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
+COARSE = (4,) * 5 + (2,) * 4 + (1,) * 4  # how often places are aligned that are to fit, and how coarse frames are for it
+DROPPED = 0.15  # each time this share of them, those that fit the least
 
 
 class Recall(nn.Module):
@@ -52,6 +58,7 @@ class Recall(nn.Module):
     def __init__(self, shape: tuple[int, int, int], told: int, width: int, blocks: int, follow_width: int, field_of_view: float, looks: int = 32) -> None:
         super().__init__()
         self.shape = shape
+        self._atlas: tuple[int, Tensor, Tensor] | None = None  # places, what they look like, and of which version of the map
         sizes = (shape[0], looks, 2 * looks, 4 * looks, 4 * looks)
         rows, columns = shape[1:]
         self.look = nn.ModuleList([nn.Conv2d(sizes[0], sizes[1], 3, padding=1)])
@@ -59,7 +66,8 @@ class Recall(nn.Module):
             stride = 2 if min(rows, columns) >= 4 else 1
             self.look.append(nn.Conv2d(inputs, outputs, 3, stride, 1))
             rows, columns = -(-rows // stride), -(-columns // stride)
-        self.ego = nn.Sequential(nn.Linear(told, 128), nn.ReLU(), nn.Linear(128, 5))  # as `reckon` takes it
+        self.ego = nn.Sequential(nn.Linear(told, 128), nn.ReLU(), nn.Linear(128, 5))  # as `reckon` takes it, but for the last
+        self.glide = nn.Parameter(torch.zeros(1))  # that: how much of a step is left in the next
         self.seen = nn.Linear(sizes[-1] * rows * columns, follow_width)
         self.told = nn.Linear(told, follow_width)
         self.think = nn.Sequential(nn.Linear(follow_width, follow_width), nn.ReLU(), nn.Linear(follow_width, follow_width))
@@ -74,12 +82,12 @@ class Recall(nn.Module):
 
     @torch.no_grad()
     def follow(self, before: Tensor, actions: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the places [b, f, 6], float32, of frames that come in runs of equal length, and what is remembered from there [b, f, c, h, w].
+        """Return the places [b, f, 8], float32, of frames that come in runs of equal length, and what is remembered from there [b, f, c, h, w].
 
         Args:
             before: the frame before each, [b, f, c, h, w].
             actions: [b, f, history, n], the actions that led to each, its own last.
-            place: [b, runs, 6], where the frame before each run was taken, or zeros.
+            place: [b, runs, 8], where the frame before each run was taken, or zeros.
         """
         steps = (t.unflatten(1, (place.shape[1], -1)).unbind(2) for t in (before, actions))
         picture = self.remember(place)
@@ -93,61 +101,109 @@ class Recall(nn.Module):
 
     @torch.no_grad()
     def find(self, seen: Tensor, actions: Tensor) -> Tensor:
-        """Return the places [b, 1, 6] of the last of some frames [b, f, c, h, w], at least two, that the actions [b, f, history, n] led to.
+        """Return the places [b, 1, 8] of the last of some frames [b, f, c, h, w], at least two, that the actions [b, f, history, n] led to.
 
-        Around what a network guesses, and everywhere where one can be, many places are tried by their colours alone, and the best aligned until they fit. As
-        much looks alike in a maze, this is done for a frame before the last, and that place is taken from which what comes after it is seen, too.
+        As much looks alike in a maze, this is done for a frame before the last, and that place is taken from which what comes after it is seen, too. Where
+        nothing fits then, it is done for later frames.
         """
-        lead = min(LEAD, seen.shape[1] - 2)
-        at = seen.shape[1] - 1 - lead
-        guessed, found = self.guess(seen[:, at - 1 : at], actions[:, at : at + 1])[:, 0], []
-        for frames, told, guess in zip(seen.float(), actions, guessed, strict=True):
-            places = self._candidates(frames[at], guess)
-            misfits = (self.remember(places)[:, :, :-1] - frames[at]).square().mean((1, 2, 3, 4))
-            if lead:
-                after = frames[None, at + 1 :].expand(len(places), -1, -1, -1, -1)
-                places, pictures = self.follow(frames[None, at:-1].expand_as(after), told[None, at + 1 :].expand(len(places), -1, -1, -1), places)
-                misfits = misfits + (pictures - after).square().mean((2, 3, 4)).sum(1)
-            found.append(places[misfits.argmin(), -1:])
-        place = torch.stack(found)
-        return self._fit(place, seen[:, -1:]) if lead else place
+        found = []
+        for frames, told in zip(seen.float(), actions, strict=True):
+            tried: list[tuple[float, Tensor]] = []
+            for lead in LEADS:
+                at = max(1, len(frames) - 1 - lead)
+                place = self._fit(self._find(frames, told, at), frames[-1])
+                tried.append((self._misfit(place, frames[-1]).item(), place[0]))
+                if tried[-1][0] < FITS:
+                    break
+            found.append(min(tried, key=lambda one: one[0])[1])
+        return torch.stack(found)
 
-    def _candidates(self, picture: Tensor, guess: Tensor) -> Tensor:
-        """Return some places [n, 1, 6] from where a latent frame [c, h, w] may have been taken; `guess` [6] is one that is not good enough."""
-        draw = torch.Generator().manual_seed(0)
-        near = torch.cat([2 * torch.rand(TRIES, 3, generator=draw) - 1, torch.zeros(TRIES, 2)], 1).to(guess) * AROUND.to(guess)
-        guess = torch.cat([guess[:2], F.normalize(guess[2:4], dim=0), torch.zeros_like(guess[4:])])
-        free = (self.memory.matter[0, 0] < 0).nonzero().flip(1)
-        cells = free[torch.randint(len(free), (TRIES,), generator=draw).to(free.device)] if len(free) else free
-        angles = 2 * math.pi * torch.rand(len(cells), 1, generator=draw).to(guess)
-        anywhere = torch.cat([from_map((cells + 0.5) / self.memory.matter.shape[-1]), angles.cos(), angles.sin(), angles * 0, angles * 0], 1)
-        places = torch.cat([guess[None], reckon(guess.expand(TRIES, -1), near), anywhere.to(guess)])
+    def _find(self, frames: Tensor, actions: Tensor, at: int) -> Tensor:
+        """Return the place [1, 1, 8] of the last of frames [f, c, h, w], sought for the frame `at`; other arguments as in `find`, of one clip.
+
+        Of places everywhere it is known what they roughly look like. Those that look most like that frame, each in another corner, are aligned until they fit.
+        """
+        guess = self.guess(frames[None, at - 1 : at], actions[None, at : at + 1])[0, 0]
+        places = self._candidates(frames[at], guess, self._pace(actions[: at + 1]))
+        misfits = self._misfit(places, frames[at])
+        if len(after := frames[at + 1 :]):
+            many = (len(places), -1, -1, -1, -1)
+            places, pictures = self.follow(frames[None, at:-1].expand(many), actions[None, at + 1 :].expand(many[:-1]), places)
+            misfits = misfits.clamp(max=1) + (pictures - after).square().mean((2, 3, 4)).clamp(max=1).sum(1)
+        return places[misfits.argmin(), -1:][None]
+
+    def _misfit(self, places: Tensor, seen: Tensor) -> Tensor:
+        """Return the mean square [n] by which what is remembered from places [n, 1, 8] differs from a frame [c, h, w]."""
+        return (self.remember(places)[:, 0, :-1] - seen).square().mean((1, 2, 3))
+
+    def _pace(self, actions: Tensor) -> Tensor:
+        """Return the last step, ahead and to the left [2], of who stood still before the actions [f, history, n] and met no wall since."""
+        place = actions.new_zeros(1, PLACE) + torch.eye(PLACE).to(actions)[2]
+        for gone in self._gone(actions.flatten(1)[None].to(self.told.weight.dtype))[0]:
+            place = reckon(place, gone)
+        return turned(place[0, 6:], place[0, 2:4] * place.new_tensor([1, -1]))
+
+    def _candidates(self, picture: Tensor, guess: Tensor, pace: Tensor) -> Tensor:
+        """Return some places [n, 1, 8] from where a latent frame [c, h, w] may have been taken.
+
+        `guess` [8] is one that is not good enough, `pace` [2] the last step that led there, ahead and to the left.
+        """
         colours = self.colour(picture[None].to(self.colour.weight.dtype)).float()
-        misfits = [F.avg_pool2d(self.memory(some, self.shape[1:])[:, :3] - colours, 2).square().mean((1, 2, 3)) for some in places.split(256)]  # type: ignore[arg-type]
-        places = places[torch.cat(misfits).argsort()[:FINALISTS], None]
-        places = self._fit(places, picture.expand(len(places), 1, -1, -1, -1))
-        return torch.cat([places[..., :5], places[..., 4:5]], -1)
+        guess = torch.cat([guess[:2], F.normalize(guess[2:4], dim=0), torch.zeros_like(guess[4:])])
+        places, looks = self.atlas()
+        order = (looks - self._rough(colours)).square().mean(1).argsort()[: 10 * CORNERS]
+        near = torch.cdist(places[order, :2], places[order, :2]) < APART[0]
+        alike = (near & (places[order, 2:4] @ places[order, 2:4].mT > APART[1])).cpu().numpy()
+        chosen: list[int] = []
+        for number, row in enumerate(alike):
+            if len(chosen) < CORNERS and not row[chosen].any():
+                chosen.append(number)
+        places = torch.cat([guess[None], places[order[chosen]]])[:, None]
+        places = self._fit(places, picture)
+        return torch.cat([places[..., :5], places[..., 4:5], turned(pace, places[..., 2:4])], -1)
+
+    def atlas(self) -> tuple[Tensor, Tensor]:
+        """Return places wherever somebody can stand [n, 8], their headings a golden angle apart, and what they roughly look like [n, d]; made once."""
+        version = self.memory.matter._version
+        if self._atlas is None or self._atlas[0] != version:
+            free = (self.memory.matter[0, 0] < 0).nonzero().flip(1)
+            cells = free[torch.linspace(0, max(0, len(free) - 1), min(ATLAS, 8 * len(free)), device=free.device).long()]
+            angles = GOLDEN_ANGLE * torch.arange(len(cells), device=cells.device)[:, None]
+            places = F.pad(torch.cat([from_map((cells + 0.5) / self.memory.matter.shape[-1]), angles.cos(), angles.sin()], 1), (0, PLACE - 4))
+            rows, columns = max(1, self.shape[1] // 2), max(1, self.shape[2] // 2)
+            looks = [self._rough(self.memory(some, (rows, columns))[:, :3]) for some in places.split(512)]
+            self._atlas = version, places, torch.cat(looks) if looks else places.new_zeros(0, 3 * ROUGH[0] * ROUGH[1])
+        return self._atlas[1:]
+
+    @staticmethod
+    def _rough(colours: Tensor) -> Tensor:
+        """Return pictures [n, 3, h, w] so coarse that places nearby look alike: [n, d]."""
+        return F.adaptive_avg_pool2d(colours.float(), ROUGH).flatten(1)
 
     def _fit(self, places: Tensor, seen: Tensor) -> Tensor:
-        """Return the places [b, runs, 6] near `places` from where what is remembered looks like frames [b, runs, c, h, w]: aligned from coarse to fine."""
+        """Return the places [n, 1, 8] near `places` from where a frame [c, h, w] is what is remembered, aligned from coarse to fine: FINALISTS at most."""
         for coarse in COARSE:
-            places = self.align(places, seen, self.remember(places), coarse)
+            views = self.remember(places)
+            apart = F.avg_pool2d((views[:, 0, :-1] - seen), min(coarse, *seen.shape[1:])).square().mean((1, 2, 3))
+            kept = apart.argsort()[: max(FINALISTS, round((1 - DROPPED) * len(apart)))]
+            places = self.align(places[kept], seen.expand(len(kept), 1, -1, -1, -1), views[kept], coarse)
         return places
 
     def expect(self, actions: Tensor, place: Tensor) -> Tensor:
-        """Return the reckoned places [b, f, 6] of frames to come; `place` [b, 1, 6] is that of the frame before."""
+        """Return the reckoned places [b, f, 8] of frames to come; `place` [b, 1, 8] is that of the frame before."""
         gone = self._gone(actions.flatten(2).to(self.told.weight.dtype))
         return torch.cat([place := self.walk(place, step) for step in gone.split(1, 1)], 1)
 
     def walk(self, places: Tensor, gone: Tensor) -> Tensor:
-        """Return the reckoned places [..., 6]; who would walk into a wall slides along it, and bobs as much less as he gets on less."""
+        """Return the reckoned places [..., 8]; who would walk into a wall slides along it, and bobs as much less as he gets on less."""
         reckoned = reckon(places, gone)
         slid = self._slide(places, reckoned)
-        way, wanted = ((to - places)[..., :2].norm(dim=-1, keepdim=True) for to in (slid, reckoned))
-        return torch.cat([slid[..., :4], slid[..., 4:5] * (way / wanted.clamp(min=1e-6)).clamp(max=1), slid[..., 5:]], -1)
+        step, wanted = ((to - places)[..., :2] for to in (slid, reckoned))
+        got_on = (step.norm(dim=-1, keepdim=True) / wanted.norm(dim=-1, keepdim=True).clamp(min=1e-6)).clamp(max=1)
+        return torch.cat([slid[..., :4], slid[..., 4:5] * got_on, slid[..., 5:6], step], -1)
 
     def _slide(self, places: Tensor, moved: Tensor) -> Tensor:
-        """Return the places `moved` [..., 6], except that nobody gets from `places` into a wall: as far as one is in the way he stays, along x or y."""
+        """Return the places `moved` [..., 8], except that nobody gets from `places` into a wall: as far as one is in the way he stays, along x or y."""
         x, y, *rest = moved.split((1, 1, PLACE - 2), -1)
         ways = torch.stack([places[..., :2], torch.cat([places[..., :1], y], -1), torch.cat([x, places[..., 1:2]], -1), moved[..., :2]], -2)
         free, position = self.memory.is_free(ways), ways[..., 0, :]
@@ -156,28 +212,29 @@ class Recall(nn.Module):
         return torch.cat([torch.where(free[..., :1], position, moved[..., :2]), *rest], -1)  # where the map is wrong, anybody may go anywhere
 
     def _gone(self, actions: Tensor) -> Tensor:
-        """Return how far actions [b, f, history * n] take the player (`reckon`), float32; who does nothing stays where he is."""
-        return (self.ego(actions).float() - self.ego(torch.zeros_like(actions[:1, :1])).float()) * actions.any(-1, keepdim=True)
+        """Return how far actions [b, f, history * n] take the player (`reckon`), float32; who does nothing comes to rest."""
+        gone = (self.ego(actions).float() - self.ego(torch.zeros_like(actions[:1, :1])).float()) * actions.any(-1, keepdim=True)
+        return torch.cat([gone, self.glide.float().expand_as(gone[..., :1])], -1)
 
     def seek(self, before: Tensor, action: Tensor, place: Tensor, picture: Tensor) -> Tensor:
-        """Return the places [b, runs, 6] of the frames after `before` [b, runs, c, h, w]; `picture` is what is remembered from where these were taken.
+        """Return the places [b, runs, 8] of the frames after `before` [b, runs, c, h, w]; `picture` is what is remembered from where these were taken.
 
         Who does nothing is where he was. His picture follows the place by which it is remembered: aligned with each other both would be carried off.
         Arguments as in `follow`, of a single frame in each run.
         """
-        position, heading, heights = place.split(2, -1)
+        position, heading, heights, step = place.split(2, -1)
         heading = heading / heading.norm(dim=-1, keepdim=True).clamp(min=1)
-        place = torch.cat([position.clamp(-0.5, 1.5), heading, heights.clamp(-BOB, BOB)], -1)
+        place = torch.cat([position.clamp(-0.5, 1.5), heading, heights.clamp(-BOB, BOB), step.clamp(-STEP, STEP)], -1)
         known = heading.square().sum(-1, keepdim=True) > UNKNOWN**2
         pressed = action.flatten(2).any(-1, keepdim=True)
         doubt = (before - picture[:, :, :-1]).float().square().mean((2, 3, 4)) / DOUBTFUL
         aligned = torch.lerp(place, self.align(place, before, picture), 1 / (1 + doubt.square())[..., None])
         moved = self.walk(self._slide(place, aligned), self._gone(action.flatten(2).to(self.told.weight.dtype)))
-        place = torch.where(pressed, moved, place)
+        place = torch.where(pressed, moved, F.pad(place[..., :6], (0, 2)))
         return place if bool(known.all()) else torch.where(known, place, self.guess(before, action))
 
     def guess(self, before: Tensor, action: Tensor) -> Tensor:
-        """Return the places [b, runs, 6] of frames of which only the frame before and the actions are known; arguments as in `seek`."""
+        """Return the places [b, runs, 8] of frames of which only the frame before and the actions are known; arguments as in `seek`."""
         told = self.told(action.flatten(2).to(self.told.weight.dtype))
         x = before.flatten(0, 1).to(told.dtype).contiguous(memory_format=torch.channels_last)
         for look in self.look:
@@ -187,14 +244,14 @@ class Recall(nn.Module):
         return F.pad(position, (0, PLACE - position.shape[-1]))
 
     def align(self, place: Tensor, before: Tensor, picture: Tensor, coarse: int = 1) -> Tensor:
-        """Return the places [b, runs, 6] from where what is remembered looks more like the frames before: one Gauss-Newton step from `place`.
+        """Return the places [b, runs, 8] from where what is remembered looks more like the frames before: one Gauss-Newton step from `place`.
 
         Arguments as in `seek`; seen `coarse` frames show the way from farther off. Positions that do not look like it at all have little to say.
         """
         with torch.autocast(before.device.type, enabled=False):
-            coarse = min(coarse, *self.shape[1:])
+            coarse = min(coarse, *before.shape[3:])
             picture, before = (F.avg_pool2d(frames.float().flatten(0, 1), coarse) for frames in (picture, before))
-            seen, inverse = picture.split((self.shape[0], 1), 1)
+            seen, inverse = picture[:, :-1], picture[:, -1:]
             apart = before - seen
             error = apart.square().mean(1, keepdim=True)
             weight = 1 / (1 + error / (3 * error.mean((1, 2, 3), keepdim=True) + SURE))
@@ -203,13 +260,14 @@ class Recall(nn.Module):
             normal = pulled @ steps.flatten(2).mT + STIFF * torch.eye(4, device=apart.device)
             step = torch.linalg.solve(normal, pulled @ apart.flatten(1)[..., None])[..., 0]
             step = FAR * torch.tanh(step / FAR) * UNITS.to(step)
-            forward, left, turned, up = step.unflatten(0, place.shape[:2]).split(1, -1)
-        moved = reckon(place, torch.cat([forward / STEP, left / STEP, turned, torch.zeros_like(turned), torch.zeros_like(turned)], -1))
-        return torch.cat([moved[..., :4], place[..., 4:5] + up, place[..., 5:]], -1)
+            shift, angle, up = step.unflatten(0, place.shape[:2]).split((2, 1, 1), -1)
+        position, heading, height, earlier, last = place.split((2, 2, 1, 1, 2), -1)
+        shift = turned(shift, heading)
+        return torch.cat([position + shift, turned(heading, torch.cat([angle.cos(), angle.sin()], -1)), height + up, earlier, last + SWERVE * shift], -1)
 
     @torch.no_grad()
     def remember(self, places: Tensor) -> Tensor:
-        """Return what is remembered from places [..., 6], float32; it learns from recorded frames alone.
+        """Return what is remembered from places [..., 8], float32; it learns from recorded frames alone.
 
         [..., c + 1, h, w]: latent frames, and the inverse depth at each of their positions.
         """
@@ -223,12 +281,18 @@ class Recall(nn.Module):
 
 
 def reckon(places: Tensor, gone: Tensor) -> Tensor:
-    """Return the places [..., 6] after going forward and to the left, in STEPs, and turning to the left, in radians (gone: [..., 5]).
+    """Return the places [..., 8] after going forward and to the left, in STEPs, and turning to the left, in radians (gone: [..., 6]).
 
-    The last two of `gone` say by what parts of the two heights known the height changes: so bodies swing.
+    The others of `gone` say by what parts of the two heights known the height changes, so bodies swing, and what part of the last step is made once more.
     """
-    x, y, cosine, sine, height, earlier = places.split(1, -1)
-    forward, left, angle, goes_on, comes_back = gone.split(1, -1)
-    x, y = x + STEP * (forward * cosine - left * sine), y + STEP * (forward * sine + left * cosine)
-    turned = cosine * angle.cos() - sine * angle.sin(), cosine * angle.sin() + sine * angle.cos()
-    return torch.cat([x, y, *turned, height + goes_on * height + comes_back * earlier, height], -1)
+    position, heading, height, earlier, last = places.split((2, 2, 1, 1, 2), -1)
+    own, angle, goes_on, comes_back, glides = gone.split((2, 1, 1, 1, 1), -1)
+    step = glides * last + STEP * turned(own, heading)
+    heading = turned(heading, torch.cat([angle.cos(), angle.sin()], -1))
+    return torch.cat([position + step, heading, height + goes_on * height + comes_back * earlier, height, step], -1)
+
+
+def turned(steps: Tensor, heading: Tensor) -> Tensor:
+    """Return steps ahead and to the left [..., 2] of who looks along a heading [..., 2] (cosine, sine) as steps along x and y."""
+    (ahead, left), (cosine, sine) = steps.split(1, -1), heading.split(1, -1)
+    return torch.cat([ahead * cosine - left * sine, ahead * sine + left * cosine], -1)

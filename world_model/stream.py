@@ -88,7 +88,7 @@ class RollingWindow:
 
         The first blocks become the sink; after them, blocks that the context would have forgotten by the end are passed over, and not counted. Only once,
         before the first `advance`. One pass brings all blocks into the cache that see all before them; the last block waits for the pass of the first window.
-        `place` [b, 1, 6] is where the last frame was taken, in worlds that recall; if it is not known it is sought.
+        `place` [b, 1, 8] is where the last frame was taken, in worlds that recall; if it is not known it is sought.
         """
         size, config = self.config.block_frames, self.config.context
         tape = torch.cat([self.lived, actions], 1)
@@ -113,7 +113,7 @@ class RollingWindow:
             self.locate(self.model.recall.find(latents, told) if place is None else place)
 
     def locate(self, place: Tensor) -> None:
-        """Say where the newest finished frame was taken, [b, 1, 6] (`world_model.recall`)."""
+        """Say where the newest finished frame was taken, [b, 1, 8] (`world_model.recall`)."""
         self.place, self.view, self.recalled = place, None, None
 
     def advance(self, action: Tensor | None, *, append: bool = True, late: bool = True) -> Tensor | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from world_model.memory import Memory
 from world_model.precision import fast_autocast
-from world_model.recall import Recall
+from world_model.recall import Recall, turned
 from world_model.training.optimizer import MuonAdamW
 from world_model.training.ranks import average_gradients, count_ranks, normal_like, share
 from world_model.training.run import Run, learning_rate
@@ -99,20 +99,23 @@ def draw_steps(clips: "LatentClips", steps: int, history: int, rng: np.random.Ge
 
 
 def distance(places: Tensor, true: Tensor) -> Tensor:
-    """Return the mean distance of places [..., 6], of headings and of heights, added up."""
-    position, heading, heights = (places - true).square().unflatten(-1, (3, 2)).sum(-1).unbind(-1)
+    """Return the mean distance of places [..., 8], of headings and of heights, added up."""
+    position, heading, heights, _ = (places - true).square().unflatten(-1, (4, 2)).sum(-1).unbind(-1)
     return ((4 * position + FLOOR).sqrt() + (heading + FLOOR).sqrt() + (16 * heights + FLOOR).sqrt()).mean()
 
 
 def blurred_places(places: Tensor, rng: np.random.Generator, *, finest: float, coarsest: float = -1.0, unknown: float = 0.0) -> Tensor:
-    """Return places [..., 6] that are wrong by 10 to a power between `finest` and `coarsest`, heights by a tenth of that, and a share of them unknown."""
+    """Return places [..., 8] that are wrong by 10 to a power between `finest` and `coarsest`, and a share of them unknown.
+
+    Heights are wrong by a tenth as much, and last steps by a quarter.
+    """
     size = count_ranks() * places.shape[0], *places.shape[1:-1]
     scale = 10.0 ** rng.uniform(finest, coarsest, size)
     error = torch.from_numpy(share(rng.standard_normal((*size, 3)) * scale[..., None])).float()
     known = torch.from_numpy(share(rng.random(size) >= unknown))[..., None]
-    cosine, sine = (2 * error[..., 2]).cos(), (2 * error[..., 2]).sin()
-    turned = torch.stack([places[..., 2] * cosine - places[..., 3] * sine, places[..., 2] * sine + places[..., 3] * cosine], -1)
-    return known * torch.cat([places[..., :2] + error[..., :2], turned, places[..., 4:] + error[..., :2] / 10], -1)
+    (own, turns), (position, heading, heights, step) = error.split((2, 1), -1), places.split(2, -1)
+    heading = turned(heading, torch.cat([(2 * turns).cos(), (2 * turns).sin()], -1))
+    return known * torch.cat([position + own, heading, heights + own / 10, step + own / 4], -1)
 
 
 def blur(frames: Tensor, share: Tensor) -> Tensor:
@@ -128,7 +131,7 @@ def train_recall(recipe: RecallRecipe, recall: Recall, train: "LatentClips", his
     texels, optimizer = TexelOptimizer(recall.memory, recipe.texel_rate), MuonAdamW(recall, recipe.muon_rate, recipe.adam_rate)
     run = Run(out, "recall", recipe.steps, {"recall": recall, "texels": texels, "optimizer": optimizer})
     drawing = round(recipe.memory_share * recipe.steps)
-    drawn = recall.memory, recall.encode, recall.colour, recall.ego
+    drawn = recall.memory, recall.encode, recall.colour, recall.ego, recall.glide
     seen: dict[str, list[float]] = {}
     for step in run:
         rng, learns = run.rng(step), step < drawing

@@ -187,7 +187,7 @@ class LatentClips:
 
         Returns:
             latents [batch, sink + frames, c, h, w], the actions that led to them [batch, sink + frames, history, actions], and their true places
-            [batch, sink + frames, 6].
+            [batch, sink + frames, 8].
         """
         length = layout.sink + layout.frames
         rows = self.with_sinks(self.draw_starts(length, length // 2, batch, rng, stands_out), layout.sink, length, rng)
@@ -195,14 +195,14 @@ class LatentClips:
 
     @cached_property
     def places(self) -> Tensor:
-        """The true places [n, 6] (`world_model.recall`), on a map that ends at multiples of MAP_STEP around all positions; zeros where they are unknown."""
+        """The true places [n, 8] (`world_model.recall`), on a map that ends at multiples of MAP_STEP around all positions; zeros where they are unknown."""
         states = torch.from_numpy(self.clips.states)
         low, high = (states[:, :2] / MAP_STEP).amin(0).floor() * MAP_STEP, (states[:, :2] / MAP_STEP).amax(0).ceil() * MAP_STEP
         span, heading, height = (high - low).max().clamp(min=MAP_STEP), states[:, 2:3].deg2rad(), states[:, 3:] - states[:, 3].median()
         begins = torch.zeros(len(states), 1, dtype=torch.bool)
         begins[torch.from_numpy(self.clips.bounds[:-1])] = True
-        earlier = torch.where(begins, height, height.roll(1, 0))
-        return torch.cat([(states[:, :2] - low) / span, heading.cos(), heading.sin(), height / span, earlier / span], 1)
+        earlier, came_from = (torch.where(begins, now, now.roll(1, 0)) for now in (height, states[:, :2]))
+        return torch.cat([(states[:, :2] - low) / span, heading.cos(), heading.sin(), height / span, earlier / span, (states[:, :2] - came_from) / span], 1)
 
     def prices(self, frames: Tensor, stands_out: float) -> Tensor:
         """Return what errors count at each position of latent frames [..., c, h, w]: [..., h, w], one in the mean over the clips."""
