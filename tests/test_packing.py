@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from world_model.packing import can_pack, flop_formulas, pack
 
-pytestmark = pytest.mark.skipif(not can_pack(torch.zeros(1, dtype=torch.bfloat16)), reason="this version of torch cannot pack weights")
+pytestmark = pytest.mark.skipif(not can_pack(torch.zeros(1, dtype=torch.bfloat16)), reason="this version of torch or this processor cannot pack weights")
 
 
 @pytest.mark.parametrize("rows", [1, 3, 70])

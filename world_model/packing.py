@@ -1,8 +1,8 @@
 """Weights laid out once as the processor multiplies them.
 
 Left alone, oneDNN lays a weight out anew for every product; for products as small as a tick's that costs as much as a third of them. The operators are those
-that torch's own compiler calls. Where a version of torch does not have them, on other devices and in other numbers, everything stays as it is, and so it does
-where a gradient is wanted. Packed layers keep their weights, but must not be given new ones.
+that torch's own compiler calls. Where a version of torch or the processor does not have them, on other devices and in other numbers, everything stays as it is,
+and so it does where a gradient is wanted. Packed layers keep their weights, but must not be given new ones.
 """
 
 import math
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ROWS = 64  # of the inputs for which a layout is chosen; it serves any number
-NEEDED = "_reorder_linear_weight", "_linear_pointwise", "_reorder_convolution_weight", "_convolution_pointwise"
-AVAILABLE = all(hasattr(torch.ops.mkldnn, name) for name in NEEDED)
+NEEDED = "_reorder_linear_weight", "_linear_pointwise", "_reorder_convolution_weight", "_convolution_pointwise", "_is_mkldnn_bf16_supported"
+AVAILABLE = all(hasattr(torch.ops.mkldnn, name) for name in NEEDED) and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # not by processors without AVX-512
 
 Product = Callable[[Tensor], Tensor]
 
