@@ -259,7 +259,7 @@ def taught(latents: LatentClips, autoencoder: Autoencoder, tmp_path_factory: pyt
     return train_student(TAUGHT, latents, latents, autoencoder, tmp_path_factory.mktemp("taught"))
 
 
-@pytest.mark.timeout(180)  # two trainings, on whatever machine
+@pytest.mark.timeout(480)  # two trainings, on whatever machine
 def test_the_student_learns_what_the_actions_do(taught: Transformer, latents: LatentClips, autoencoder: Autoencoder, tmp_path: Path) -> None:
     """After the same few steps, true actions must explain held-out windows better than actions that were shuffled in training."""
     shuffled = replace(latents, clips=replace(latents.clips, actions=np.random.default_rng(1).permutation(latents.clips.actions)))
