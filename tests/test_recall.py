@@ -168,6 +168,23 @@ def test_who_walks_into_a_wall_slides_along_it(painted: Recall) -> None:
 
 
 @torch.no_grad()
+def test_who_stands_too_near_to_a_wall_does_not_get_through_it() -> None:
+    """Maps are a little wrong: where bodies do not fit, thinner ones are stopped."""
+    recall = Recall((3, 16, 32), 6, 512, 0, 16, 90.0)
+    recall.memory.matter.fill_(-1)
+    recall.memory.matter[..., 400:] = 1  # from x = 0.79 on
+    ways = torch.linspace(0.7, 0.85, 300)
+    positions = torch.stack([ways, torch.full_like(ways, 0.5)], 1)
+    tight = ~recall.memory.is_free(positions) & recall.memory.is_free(positions, 0.3)
+    assert bool(tight.any())
+    for position in positions[tight]:
+        here = torch.cat([position, torch.tensor([1.0] + [0.0] * 5)])
+        for _ in range(3):
+            here = recall.walk(here, torch.tensor([1.0] + [0.0] * 5))
+        assert bool(recall.memory.is_free(here[:2], 0.3))
+
+
+@torch.no_grad()
 def test_who_is_stopped_by_a_wall_bobs_no_longer(painted: Recall) -> None:
     """What is reckoned of a swing may grow, here by a fifth with every step."""
     for x, ahead, gets_on in ((0.5, (0.8, 0.6), 1.0), (0.7, (0.8, 0.6), 0.6), (0.78, (1.0, 0.0), 0.0)):

@@ -34,7 +34,7 @@ class Memory(nn.Module):
 
     def __init__(self, size: tuple[int, int], width: int, field_of_view: float) -> None:
         super().__init__()
-        self._crowded: tuple[int, Tensor] | None = None  # the map on which bodies are points, and of which version of `matter` it is
+        self._crowded: dict[float, tuple[int, Tensor]] = {}  # maps on which bodies of some size are points, and of which version of `matter` they are
         self.size, self.reach = size, math.tan(math.radians(field_of_view) / 2)
         self.along = round(FINER * width)  # texels of walls along the longer side of the map
         self.tall = max(2, self.along // 10)  # and from floor to ceiling
@@ -113,13 +113,13 @@ class Memory(nn.Module):
         return self.reach * self.size[0] / self.size[1] * self.steep.exp()
 
     @torch.no_grad()
-    def is_free(self, positions: Tensor) -> Tensor:
-        """Return whether somebody can stand at positions [..., 2]: there is no wall nearer than a body needs; bool [...]."""
-        if self._crowded is None or self._crowded[0] != self.matter._version:
-            cells = int(BODY / (1 + 2 * MARGIN) * self.matter.shape[-1])
+    def is_free(self, positions: Tensor, body: float = 1.0) -> Tensor:
+        """Return whether somebody can stand at positions [..., 2]: there is no wall nearer than a part of a `body` needs; bool [...]."""
+        if body not in self._crowded or self._crowded[body][0] != self.matter._version:
+            cells = int(body * BODY / (1 + 2 * MARGIN) * self.matter.shape[-1])
             along_rows = F.max_pool2d(self.matter.detach(), (1, 2 * cells + 1), 1, (0, cells))
-            self._crowded = self.matter._version, F.max_pool2d(along_rows, (2 * cells + 1, 1), 1, (cells, 0))
-        return look_up(self._crowded[1], positions.float().reshape(1, 1, -1, 2)).view(positions.shape[:-1]) < 0
+            self._crowded[body] = self.matter._version, F.max_pool2d(along_rows, (2 * cells + 1, 1), 1, (cells, 0))
+        return look_up(self._crowded[body][1], positions.float().reshape(1, 1, -1, 2)).view(positions.shape[:-1]) < 0
 
     def _meet(self, position: Tensor, rays: Tensor) -> Tensor:
         """Return the depths [n, width] at which rays [n, width, 2] from positions [n, 1, 2] meet walls."""

@@ -26,6 +26,7 @@ from world_model.memory import EYE, Memory, from_map
 PLACE = 8  # numbers that a place has
 PIXELS = 4  # of a remembered picture, along each side of a latent position
 UNKNOWN = 0.5
+THINNER = 0.85, 0.7, 0.5, 0.3  # than bodies are: as what those pass who would be stuck
 STEP = 0.05  # of the map: the unit of what is reckoned
 BOB = EYE / 4  # of the map: how far eyes get from where they mostly are; what is reckoned of a swing may grow
 UNITS = torch.tensor([0.001, 0.001, 0.005, 0.001])  # of steps ahead and to the left, of turns in radians, of heights
@@ -207,6 +208,9 @@ class Recall(nn.Module):
         x, y, *rest = moved.split((1, 1, PLACE - 2), -1)
         ways = torch.stack([places[..., :2], torch.cat([places[..., :1], y], -1), torch.cat([x, places[..., 1:2]], -1), moved[..., :2]], -2)
         free, position = self.memory.is_free(ways), ways[..., 0, :]
+        for body in THINNER:  # who stands nearer to a wall than bodies come, by this map, comes no nearer to any
+            if not bool(free[..., 0].all()):
+                free = torch.where(free[..., :1], free, self.memory.is_free(ways, body))
         for way in (1, 2, 3):
             position = torch.where(free[..., way, None], ways[..., way, :], position)
         return torch.cat([torch.where(free[..., :1], position, moved[..., :2]), *rest], -1)  # where the map is wrong, anybody may go anywhere
