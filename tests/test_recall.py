@@ -208,6 +208,7 @@ def test_a_stream_knows_its_place_and_says_so_in_its_state(world: World, tmp_pat
         before = here.window.place
         here.tick(action)
         assert torch.equal(before[..., :6], here.window.place[..., :6]) == (not action)
+        assert action or not here.window.place[..., 6:].any(), "who stays makes no step"
     here.save(tmp_path / "state.safetensors")
     saved = here.snapshot()
     onwards = [here.tick(action) for action in TAPE]

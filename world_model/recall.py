@@ -110,8 +110,7 @@ class Recall(nn.Module):
         found = []
         for frames, told in zip(seen.float(), actions, strict=True):
             tried: list[tuple[float, Tensor]] = []
-            for lead in LEADS:
-                at = max(1, len(frames) - 1 - lead)
+            for at in sorted({max(1, len(frames) - 1 - lead) for lead in LEADS}):
                 place = self._fit(self._find(frames, told, at), frames[-1])
                 tried.append((self._misfit(place, frames[-1]).item(), place[0]))
                 if tried[-1][0] < FITS:
@@ -139,7 +138,7 @@ class Recall(nn.Module):
 
     def _pace(self, actions: Tensor) -> Tensor:
         """Return the last step, ahead and to the left [2], of who stood still before the actions [f, history, n] and met no wall since."""
-        place = actions.new_zeros(1, PLACE) + torch.eye(PLACE).to(actions)[2]
+        place = actions.new_tensor([[0.0, 0.0, 1.0] + [0.0] * (PLACE - 3)])
         for gone in self._gone(actions.flatten(1)[None].to(self.told.weight.dtype))[0]:
             place = reckon(place, gone)
         return turned(place[0, 6:], place[0, 2:4] * place.new_tensor([1, -1]))
@@ -170,7 +169,7 @@ class Recall(nn.Module):
             free = (self.memory.matter[0, 0] < 0).nonzero().flip(1)
             cells = free[torch.linspace(0, max(0, len(free) - 1), min(ATLAS, 8 * len(free)), device=free.device).long()]
             angles = GOLDEN_ANGLE * torch.arange(len(cells), device=cells.device)[:, None]
-            places = F.pad(torch.cat([from_map((cells + 0.5) / self.memory.matter.shape[-1]), angles.cos(), angles.sin()], 1), (0, PLACE - 4))
+            places = F.pad(torch.cat([from_map((cells + 0.5) / self.memory.matter.shape[-1]), along(angles)], 1), (0, PLACE - 4))
             rows, columns = max(1, self.shape[1] // 2), max(1, self.shape[2] // 2)
             looks = [self._rough(self.memory(some, (rows, columns))[:, :3]) for some in places.split(512)]
             self._atlas = version, places, torch.cat(looks) if looks else places.new_zeros(0, 3 * ROUGH[0] * ROUGH[1])
@@ -185,7 +184,7 @@ class Recall(nn.Module):
         """Return the places [n, 1, 8] near `places` from where a frame [c, h, w] is what is remembered, aligned from coarse to fine: FINALISTS at most."""
         for coarse in COARSE:
             views = self.remember(places)
-            apart = F.avg_pool2d((views[:, 0, :-1] - seen), min(coarse, *seen.shape[1:])).square().mean((1, 2, 3))
+            apart = F.avg_pool2d(views[:, 0, :-1] - seen, min(coarse, *self.shape[1:])).square().mean((1, 2, 3))
             kept = apart.argsort()[: max(FINALISTS, round((1 - DROPPED) * len(apart)))]
             places = self.align(places[kept], seen.expand(len(kept), 1, -1, -1, -1), views[kept], coarse)
         return places
@@ -209,8 +208,9 @@ class Recall(nn.Module):
         ways = torch.stack([places[..., :2], torch.cat([places[..., :1], y], -1), torch.cat([x, places[..., 1:2]], -1), moved[..., :2]], -2)
         free, position = self.memory.is_free(ways), ways[..., 0, :]
         for body in THINNER:  # who stands nearer to a wall than bodies come, by this map, comes no nearer to any
-            if not bool(free[..., 0].all()):
-                free = torch.where(free[..., :1], free, self.memory.is_free(ways, body))
+            if bool(free[..., 0].all()):
+                break
+            free = torch.where(free[..., :1], free, self.memory.is_free(ways, body))
         for way in (1, 2, 3):
             position = torch.where(free[..., way, None], ways[..., way, :], position)
         return torch.cat([torch.where(free[..., :1], position, moved[..., :2]), *rest], -1)  # where the map is wrong, anybody may go anywhere
@@ -253,7 +253,7 @@ class Recall(nn.Module):
         Arguments as in `seek`; seen `coarse` frames show the way from farther off. Positions that do not look like it at all have little to say.
         """
         with torch.autocast(before.device.type, enabled=False):
-            coarse = min(coarse, *before.shape[3:])
+            coarse = min(coarse, *self.shape[1:])
             picture, before = (F.avg_pool2d(frames.float().flatten(0, 1), coarse) for frames in (picture, before))
             seen, inverse = picture[:, :-1], picture[:, -1:]
             apart = before - seen
@@ -267,7 +267,7 @@ class Recall(nn.Module):
             shift, angle, up = step.unflatten(0, place.shape[:2]).split((2, 1, 1), -1)
         position, heading, height, earlier, last = place.split((2, 2, 1, 1, 2), -1)
         shift = turned(shift, heading)
-        return torch.cat([position + shift, turned(heading, torch.cat([angle.cos(), angle.sin()], -1)), height + up, earlier, last + SWERVE * shift], -1)
+        return torch.cat([position + shift, turned(heading, along(angle)), height + up, earlier, last + SWERVE * shift], -1)
 
     @torch.no_grad()
     def remember(self, places: Tensor) -> Tensor:
@@ -292,8 +292,13 @@ def reckon(places: Tensor, gone: Tensor) -> Tensor:
     position, heading, height, earlier, last = places.split((2, 2, 1, 1, 2), -1)
     own, angle, goes_on, comes_back, glides = gone.split((2, 1, 1, 1, 1), -1)
     step = glides * last + STEP * turned(own, heading)
-    heading = turned(heading, torch.cat([angle.cos(), angle.sin()], -1))
+    heading = turned(heading, along(angle))
     return torch.cat([position + step, heading, height + goes_on * height + comes_back * earlier, height, step], -1)
+
+
+def along(angle: Tensor) -> Tensor:
+    """Return the headings [..., 2] (cosine, sine) of angles in radians [..., 1]."""
+    return torch.cat([angle.cos(), angle.sin()], -1)
 
 
 def turned(steps: Tensor, heading: Tensor) -> Tensor:

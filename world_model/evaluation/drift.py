@@ -129,8 +129,7 @@ def longest_repeat(now: np.ndarray, before: np.ndarray, counts: np.ndarray) -> i
     runs, longest = np.zeros(len(before), int), 0  # of repeats that end with each picture from before
     for picture, may in zip(now, counts, strict=True):
         same = np.abs(before - picture).mean(1) < LOOP if may else False
-        runs = np.where(same, np.roll(runs, 1) + 1, 0)
-        runs[:1] = np.minimum(runs[:1], 1)
+        runs = np.where(same, np.pad(runs, (1, 0))[:-1] + 1, 0)
         longest = max(longest, int(runs.max(initial=0)))
     return longest
 

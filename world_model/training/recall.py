@@ -16,7 +16,7 @@ from torch import Tensor
 
 from world_model.memory import Memory
 from world_model.precision import fast_autocast
-from world_model.recall import Recall, turned
+from world_model.recall import Recall, along, turned
 from world_model.training.optimizer import MuonAdamW
 from world_model.training.ranks import average_gradients, count_ranks, normal_like, share
 from world_model.training.run import Run, learning_rate
@@ -114,7 +114,7 @@ def blurred_places(places: Tensor, rng: np.random.Generator, *, finest: float, c
     error = torch.from_numpy(share(rng.standard_normal((*size, 3)) * scale[..., None])).float()
     known = torch.from_numpy(share(rng.random(size) >= unknown))[..., None]
     (own, turns), (position, heading, heights, step) = error.split((2, 1), -1), places.split(2, -1)
-    heading = turned(heading, torch.cat([(2 * turns).cos(), (2 * turns).sin()], -1))
+    heading = turned(heading, along(2 * turns))
     return known * torch.cat([position + own, heading, heights + own / 10, step + own / 4], -1)
 
 

@@ -28,6 +28,7 @@ from world_model.autoencoder import Autoencoder
 from world_model.context import ContextConfig
 from world_model.noise import AddressedNoise
 from world_model.precision import fast_autocast, fastest
+from world_model.recall import along
 from world_model.schedule import add_noise
 from world_model.stream import RollingWindow, WindowConfig, hold
 from world_model.training.autoencoder import encode_all
@@ -202,7 +203,7 @@ class LatentClips:
         begins = torch.zeros(len(states), 1, dtype=torch.bool)
         begins[torch.from_numpy(self.clips.bounds[:-1])] = True
         earlier, came_from = (torch.where(begins, now, now.roll(1, 0)) for now in (height, states[:, :2]))
-        return torch.cat([(states[:, :2] - low) / span, heading.cos(), heading.sin(), height / span, earlier / span, (states[:, :2] - came_from) / span], 1)
+        return torch.cat([(states[:, :2] - low) / span, along(heading), height / span, earlier / span, (states[:, :2] - came_from) / span], 1)
 
     def prices(self, frames: Tensor, stands_out: float) -> Tensor:
         """Return what errors count at each position of latent frames [..., c, h, w]: [..., h, w], one in the mean over the clips."""
