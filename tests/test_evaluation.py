@@ -1,6 +1,7 @@
 """The judge, drift and the whole evaluation: what the figures mean, and that they can tell a good world from a dead one."""
 
 import json
+from collections.abc import Collection
 from itertools import islice, repeat
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,9 @@ from tiny import make_world
 import main
 from world_model.card import WorldError
 from world_model.evaluation.bench import table
-from world_model.evaluation.drift import Watch, frechet, longest_run, play, report, statistics
-from world_model.evaluation.evaluate import real_flags
-from world_model.evaluation.judge import Judge, JudgeConfig, macro_f1
+from world_model.evaluation.drift import Watch, frechet, longest_run, play, report, slicing, statistics
+from world_model.evaluation.evaluate import real_flags, real_slices
+from world_model.evaluation.judge import Judge, JudgeConfig, Seen, macro_f1
 from world_model.evaluation.real import RealGame
 from world_model.evaluation.scale import BATCHES, CONTEXTS, SIZES, WINDOWS
 from world_model.real import sources
@@ -115,6 +116,27 @@ def test_the_real_game_begins_anew_where_it_ends_and_its_walls_loop_too(tiny_wor
     assert flags[:, 1:].any(), "what has been seen before is a loop"
     game.plain = False
     assert not real_flags(tiny_world, 20 / 60, 2).any()
+
+
+def test_what_is_read_off_the_real_game_stands_beside_what_was_done_in_it(tiny_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = tiny_world.card.action_names
+
+    class Telling(Short):
+        """A game that shows which actions are held."""
+
+        state = {"x": 0.0, "y": 0.0, "angle": 0.0}  # noqa: RUF012
+
+        def step(self, held: Collection[str]) -> np.ndarray:
+            return np.array([name in held for name in names], np.uint8).repeat(3).reshape(-1, 1, 3)
+
+    def see(clip: np.ndarray) -> Seen:
+        return Seen(np.zeros((len(clip) - 2, 4)), clip[2:, :, 0, 0] > 0, np.zeros(0), np.zeros(0))
+
+    idle = SimpleNamespace(act=lambda game, frame: [])
+    monkeypatch.setitem(sources.SOURCES, tiny_world.card.name, SimpleNamespace(open=Telling, player=lambda rng: idle))
+    features, f1 = real_slices(tiny_world, SimpleNamespace(see=see), seeds=2, slices=3)  # type: ignore[arg-type]
+    assert [f.shape for f in features] == [(2 * slicing(tiny_world)[0], 4)] * 3
+    assert f1 == 1.0
 
 
 def test_statistics_are_in_steps_of_255() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from world_model.card import WorldError
 from world_model.evaluation import bench, drift, fidelity, response
-from world_model.evaluation.judge import Judge, find_judge
+from world_model.evaluation.judge import Judge, find_judge, macro_f1
 from world_model.evaluation.plots import check_matplotlib, plotted
 from world_model.evaluation.real import RealGame, has_real
 from world_model.world import World
@@ -57,9 +57,9 @@ def run(
     report: dict[str, Any] = {"world": loaded.card.name, "machine": bench.machine(), "minutes": minutes, "seeds": seeds, "judge": seer.config.figures}
     real = None
     if has_real(loaded):
-        real = real_slices(loaded, seer, seeds)
+        real, real_f1 = real_slices(loaded, seer, seeds)
         flagged = real_flags(loaded, minutes, seeds)
-        report |= {"real_distance": round(drift.real_distance(real), 3), "real_collapsed": int(flagged.any(1).sum())}
+        report |= {"real_distance": round(drift.real_distance(real), 3), "real_action_f1": round(real_f1, 4), "real_collapsed": int(flagged.any(1).sum())}
         report["real_flagged_share"] = round(float(flagged.mean()), 4)
     report["variants"] = {}
     for name, (variant, rolling) in variants(loaded, against, device).items():
@@ -88,17 +88,19 @@ def variants(world: World, against: tuple[str, ...], device: str) -> dict[str, t
     return {"full": (world, True), "frame by frame": (world, False), "no sink": (without_sink, True), **others}
 
 
-def real_slices(world: World, judge: Judge, seeds: int, slices: int = 12) -> list[np.ndarray]:
-    """Return features of slices of real play, as many frames each as a slice of the world's, by the same restless players."""
+def real_slices(world: World, judge: Judge, seeds: int, slices: int = 12) -> tuple[list[np.ndarray], float]:
+    """Return features of slices of real play, as many frames each as a slice of the world's, by the same restless players, and F1 of their actions."""
     game, (size, _) = RealGame(world), drift.slicing(world)
-    features = []
+    parts = []
     for number in range(slices):
         players = [bench.player(world, 1000 * number + n) for n in range(seeds)]
         tapes = [[next(player) for _ in range(size)] for player in players]
         clips = game.clips(seeds, size + 2 + 17, tapes, seed=number)
-        features.append(np.concatenate([judge.see(clip[-size - 2 :]).features for clip in clips.frames.reshape(seeds, -1, *clips.frames.shape[1:])]))
+        frames, actions = (part.reshape(seeds, -1, *part.shape[1:]).swapaxes(0, 1)[-size - 2 :] for part in (clips.frames, clips.actions))
+        parts.append(drift.slices(frames, actions, judge))
     game.close()
-    return features
+    features, seen, told = zip(*parts, strict=True)
+    return list(features), macro_f1(np.concatenate(seen), np.concatenate(told))
 
 
 def real_flags(world: World, minutes: float, seeds: int) -> np.ndarray:
@@ -139,7 +141,7 @@ def table(report: dict[str, Any]) -> str:
     if "real_distance" in report:
         lines.append(f"two random slices of real play lie {report['real_distance']:.2f} apart (Fréchet distance of the judge's features)")
         dead = f"{report['real_collapsed']} rollouts and {report['real_flagged_share']:.1%} of their slices"
-        lines.append(f"when the same players play the real game {dead} look dead")
+        lines.append(f"when the same players play the real game {dead} look dead, and F1 of their actions is {report['real_action_f1']:.2f}")
     lines.append(f"{'variant':<18}{'drift':>8}{'from real':>16}{'contrast':>16}{'sharpness':>16}{'collapsed':>11}{'slices':>8}  action F1")
     for name, row in report["variants"].items():
         curves = (row.get("from_real"), row["statistics"]["contrast"], row["statistics"]["sharpness"])
