@@ -65,7 +65,7 @@ class Layout:
         usual = gamepad_keys(actions)
         for action in sorted(actions, key=lambda action: action.name not in self._own):
             wanted = self._own.get(action.name, tuple(key.lower() for key in action.keys) + usual[action.name])
-            keys[action.name] = tuple(sorted((key for key in wanted if key not in taken), key=GAMEPAD.__contains__))
+            keys[action.name] = tuple(sorted((key for key in dict.fromkeys(wanted) if key not in taken), key=GAMEPAD.__contains__))
             taken |= set(wanted)
         return tuple(Bound(action.name, keys[action.name], action.label, action.analogue) for action in actions)
 
@@ -102,7 +102,8 @@ def gamepad_keys(actions: Iterable[ActionSpec]) -> dict[str, tuple[str, ...]]:
     names are left alone.
     """
     actions = tuple(actions)
-    free = [button for button in BUTTONS if not any(button in action.keys for action in actions)]
+    named = {key.lower() for action in actions for key in action.keys}
+    free = [button for button in BUTTONS if button not in named]
     found: dict[str, tuple[str, ...]] = {}
     taken: set[str] = set()
     for action in actions:
@@ -110,7 +111,7 @@ def gamepad_keys(actions: Iterable[ActionSpec]) -> dict[str, tuple[str, ...]]:
         direction = next((way for way, names in DIRECTIONS.items() if any(name in words for name in names)), "")
         if direction and direction not in taken:
             taken.add(direction)
-            found[action.name] = (f"pad_{direction}", f"stick_{direction}")
+            found[action.name] = tuple(key for key in (f"pad_{direction}", f"stick_{direction}") if key not in named)
         elif SIDES.get(direction) in free:
             free.remove(SIDES[direction])
             found[action.name] = (SIDES[direction],)

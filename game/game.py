@@ -212,6 +212,7 @@ class Game:
             self.world = world
             self._recordings = Recordings(self._folder(world), self._screen.tell)
             self._begin(world, self._branch.saved if self._branch else None)
+            _ = world.sha256  # of the file as it is now; it may be another one when a session or a slot first asks for it
             if self._branch:
                 self._recordings.begin(self._beginning(), self._branch.parent)
             elif self._config.record:
@@ -236,7 +237,7 @@ class Game:
         """Play until the end, or until the player has gone over into another world; return whether he has."""
         clock, speedometer = self._clock, Speedometer(world.card.fps)
         period_s = 1 / world.card.fps if self._config.paced else 0.0
-        budget = RollbackBudget(world.card.max_rollback + 1, period_s)
+        budget = RollbackBudget(world.card.max_rollback + 1, period_s * len(self._history.newest.block))
         while self._config.frames is None or self._played < self._config.frames:
             what = self._wait()
             if what is _Next.STOP:
@@ -318,7 +319,8 @@ class Game:
     def _begin(self, world: World, saved: Mapping[str, Any] | None = None, picture: np.ndarray | None = None) -> None:
         """Start a stream, at a start of the world, from a state or from a picture, and show what it starts from."""
         with self._told:
-            seed, start = self.seed, self.start % max(1, world.card.num_starts)
+            self.start %= max(1, world.card.num_starts)
+            seed, start = self.seed, self.start
         self._stream = stream = world.stream(seed=seed, start=start if picture is None else picture)
         if saved:
             stream.restore(saved)
@@ -337,22 +339,27 @@ class Game:
 
     def _go_over(self, world: World, keep_screen: bool, recordings: Recordings) -> None:
         """Leave everything of the world played so far but the player, and the keys he holds; afresh begins with the first start, that the gate has tried."""
+        left, start = self.world, self.start
         if not keep_screen:
             with self._told:
                 self.start = 0
         try:
+            self._player.bind(world.card.actions)
             self._begin(world, picture=self._history.newest.fitted(world.card.width, world.card.height) if keep_screen else None)
-        except ValueError as error:
-            self._screen.tell(str(error))
+        except Exception as error:  # whatever it is, the game goes on where it was
+            assert left, "a world is being played"
+            self._player.bind(left.card.actions)
+            with self._told:
+                self.start = start
+            self._screen.tell(str(error).splitlines()[0] if str(error) else type(error).__name__)
             return
-        self._player.bind(world.card.actions)
         try:
             self.rollback = self._choose_rollback(world)
         except ValueError as error:  # what was asked for was meant for another world
             self._screen.tell(str(error))
             self.rollback = world.card.rollback
         with self._told:
-            self.world, self.start, self._rewinding = world, self.start % max(1, world.card.num_starts), False
+            self.world, self._rewinding = world, False
         recordings.folder = self._folder(world)
         recordings.go_on(self._beginning(), branched=False)
 

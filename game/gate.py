@@ -59,7 +59,8 @@ class Gate:
     @property
     def sign(self) -> str:
         """What the player must know about the gate."""
-        return f"Loading {self.opening.stem}" if self.opening else ""
+        opening = self.opening
+        return f"Loading {opening.stem}" if opening else ""
 
     def enter(self, path: Path, *, keep_screen: bool | None = None) -> None:
         """Begin to load a file; `keep_screen` in place of the attribute."""

@@ -114,6 +114,8 @@ def play(config: PlayConfig) -> int:
     if config.headless and config.frames is None and config.actions is None:
         raise ValueError("Without a window nobody can end the game; give --frames N, or a tape by --actions FILE.")
     card, load = enter(config.world, config.device, config.dtype, compile=config.compile, offload=config.offload, parts=config.parts)
+    if not 0 <= config.start < max(1, card.num_starts):
+        raise ValueError(f"--start is {config.start}, but this world has the starts 0 to {max(1, card.num_starts) - 1}.")
     prompts = _prompts(config, card)
     new_game: Callable[..., Game] = Game
     if config.beside_real:
@@ -134,8 +136,8 @@ def play(config: PlayConfig) -> int:
         ends = config.headless and config.frames is None
         player = Tape(_per_tick(read_tape(config.actions, card.action_names), card), None if ends else hands)
     game = GameConfig(
-        config.seed, config.start, config.frames, paced=not config.headless, record=config.record, rollback=config.rollback, prompts=prompts,
-        own_folder=user_folder(), history_bytes=0 if config.headless else GameConfig.history_bytes,
+        config.seed, config.start, config.frames, paced=not config.headless, record=config.record and config.record.resolve(), rollback=config.rollback,
+        prompts=prompts, own_folder=user_folder(), history_bytes=0 if config.headless else GameConfig.history_bytes,
     )  # fmt: skip
     if config.headless:
         return _without_window(card, lambda screen: new_game(load, player, screen, game))

@@ -47,7 +47,8 @@ class Preview:
 
     def loaded(self, entry: Entry | None) -> World | None:
         """Return the world of a file, if it is the one that was loaded last and has not changed since."""
-        return self._kept[1] if self._kept and self._kept[0] is entry else None
+        kept = self._kept
+        return kept[1] if kept and kept[0] is entry else None
 
     def close(self) -> None:
         """Show nothing more."""

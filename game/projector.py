@@ -236,8 +236,8 @@ class Projector:
             self._wait_for("The world is loading")
             with self._told:
                 self._told.wait(POLL_S)
+        self._wait_for("")
         if not self._rerun:
-            self._wait_for("")
             self._screen.tell(self._refused)
             return None
         if self._rerun.world.card.parts:

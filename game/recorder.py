@@ -51,7 +51,8 @@ class Recorder:
     """
 
     def __init__(self, open_writer: Callable[[], SessionWriter], began: Moment, save_state: SaveState, tell: Callable[[str], None]) -> None:
-        self._open_writer, self._began, self._save_state, self._tell = open_writer, began, save_state, tell
+        self._began, self._save_state, self._tell = began, save_state, tell
+        self._open_writer: Callable[[], SessionWriter] | None = open_writer
         self._writer: SessionWriter | None = None
         self._queue: queue.Queue[Moment | None] = queue.Queue(QUEUE_FRAMES)
         self._failed = False
@@ -103,7 +104,9 @@ class Recorder:
             self._attempt(self._measure)
 
     def _open(self) -> None:
-        self._writer = self._open_writer()
+        open_writer, self._open_writer = self._open_writer, None  # it may hold on to the session before, and that to a stream
+        assert open_writer, "a session is opened once"
+        self._writer = open_writer()
 
     def _write(self, moment: Moment) -> None:
         assert self._writer, "nothing is written after a failure"

@@ -53,7 +53,7 @@ def replay(directory: Path, config: ReplayConfig) -> int:
 
     if config.verify and (config.split or config.video or config.gif):
         raise ValueError("--verify shows nothing; give it without --split, --video and --gif.")
-    session = Session(directory)
+    session = Session(directory.resolve())
     ticks = session.ticks()
     if not ticks:
         raise ValueError(f"The session {directory} holds no frame.")
@@ -98,13 +98,15 @@ def _in_window(session: "Session", ticks: "list[Tick]", config: ReplayConfig) ->
     from game.play import open_gate
     from game.projector import Projector
     from game.window import Window, WindowConfig
-    from world_model.card import user_folder
+    from world_model.card import find_world, user_folder
 
     keyboard = Keyboard(Layout(user_folder() / "controls.json"))
+    gate = open_gate(config.device, config.dtype)
 
     def project(mailbox: "Mailbox") -> "Projector":
         def play_on(rerun: "Rerun", branch: "Branch") -> "Game":
             keyboard.take()  # what was tapped to steer the show
+            gate.inside = find_world(config.world or session.facts.world or "").resolve()
             start = min(session.facts.start, rerun.world.card.num_starts - 1)
             game = GameConfig(session.facts.seed, start, record=session.directory, own_folder=user_folder())
             return Game(lambda: rerun.world, keyboard, mailbox, game, branch=branch)
@@ -117,7 +119,7 @@ def _in_window(session: "Session", ticks: "list[Tick]", config: ReplayConfig) ->
         return Projector(session, ticks, lambda: _reel(session, ticks, config), rerun, play_on, mailbox)
 
     window = WindowConfig(session.directory.name, screenshots=user_folder() / "screenshots")
-    Window(project, keyboard, window, gate=open_gate(config.device, config.dtype)).run()
+    Window(project, keyboard, window, gate=gate).run()
 
 
 def _reel(session: "Session", ticks: "list[Tick]", config: ReplayConfig) -> "Reel":

@@ -41,8 +41,8 @@ class Slots:
     def load(self, world: World, stream: Stream) -> dict[str, Any] | None:
         """Return the state in the chosen slot, for the stream to restore; if there is none, say why and return None."""
         self.wait()  # it may be just being saved
-        path = self._file(world, self.chosen)
         try:
+            path = self._file(world, self.chosen)
             if path.exists():
                 return stream.load(path)
             self._tell(f"Slot {self.chosen} is empty")

@@ -6,6 +6,7 @@ polls for them as well, twice as often). Key events carry no time of their own i
 While the game is paused nothing is urgent, and the loop sleeps nearly all of the time.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -121,6 +122,8 @@ class Window:
                 self._gate.close()
             if thread.is_alive():
                 thread.join(CLOSING_S)
+            for sentence in self._mailbox.fetch()[1]:  # of the end of a recording; there is no window any more to say it in
+                print(sentence, file=sys.stderr)
         if self._failure:
             raise self._failure
 

@@ -24,6 +24,21 @@ def test_depths_not_played_yet_are_judged_by_their_blocks() -> None:
     assert [budget.choose(wanted) for wanted in range(5)] == [0, 1, 1, 1, 1]
 
 
+def test_a_hiccup_is_doubted_in_time_and_what_is_dear_stays_out() -> None:
+    budget = RollbackBudget(2, 0.057)
+    for _ in range(20):
+        budget.learn(0, 0.022)
+        budget.learn(1, 0.031)
+    budget.learn(1, 0.4)
+    assert budget.choose(1) == 0
+    for _ in range(300):
+        budget.learn(0, 0.022)
+    assert budget.choose(1) == 1
+    for _ in range(300):
+        budget.learn(0, 0.045)
+    assert budget.choose(1) == 0, "by its blocks alone it does not fit"
+
+
 @given(st.floats(0.001, 0.2), st.lists(st.floats(0.5, 4.0), min_size=5, max_size=5), st.integers(0, 4))
 def test_what_was_played_is_believed(plain_s: float, factors: list[float], wanted: int) -> None:
     """After many ticks the chosen depth is the nearest that fits, whatever the depths cost."""

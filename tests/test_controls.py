@@ -162,6 +162,13 @@ def test_a_gamepad_needs_no_setting_up() -> None:
     assert sum(bool(keys) for keys in gamepad_keys(many).values()) == 10
 
 
+def test_a_card_may_name_buttons_and_sticks_itself() -> None:
+    actions = ActionSpec("push_left", ("left", "pad_left"), ""), ActionSpec("turn_right", ("d",), ""), ActionSpec("jump", ("stick_right",), "")
+    keys = {bound.name: bound.keys for bound in Layout().of(actions)}
+    assert keys == {"push_left": ("left", "pad_left", "stick_left"), "turn_right": ("d", "pad_right"), "jump": ("stick_right", "pad_a")}
+    bindings(Layout().of(actions))
+
+
 def test_keys_are_chosen_added_and_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "new" / "controls.json"
     layout = Layout(path)

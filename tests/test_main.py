@@ -68,6 +68,8 @@ def test_without_a_command_it_plays_the_maze() -> None:
         ("collect maze", "Missing from main.py collect: --out PATH; see main.py collect --help."),
         ("play --headless", "Without a window nobody can end the game; give --frames N, or a tape by --actions FILE."),
         ("play --headless --frames -4", "--frames is -4, but must not be negative."),
+        ("play --headless --frames 1 --start 24", "--start is 24, but this world has the starts 0 to 23."),
+        ("play --headless --frames 1 --start -1", "--start is -1, but this world has the starts 0 to 23."),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

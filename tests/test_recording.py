@@ -1,6 +1,7 @@
 """Recording by key, instant clips, rewinding and save slots; and what is left when the disk or the process fails."""
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -147,6 +149,19 @@ def test_two_recordings_never_get_the_same_folder(tmp_path: Path) -> None:
     assert new_folder(tmp_path / "nowhere").name == "nowhere-2"
     with pytest.raises(SessionError, match=r"Cannot record into .*: Not a directory\."):
         new_folder(Path("/etc/hostname/walk"))
+
+
+def test_a_restart_lets_go_of_the_stream_before(tmp_path: Path) -> None:
+    """Its state may take gigabytes."""
+    streams: list[weakref.ref] = []
+
+    def remember(game: Game) -> None:
+        streams.append(weakref.ref(game._stream))
+        game.restart()
+
+    person = Person({2: remember, 4: remember}, TAPE).play(ToyWorld(), tmp_path, 12, record=tmp_path / "walk")
+    gc.collect()
+    assert [stream() for stream in streams] == [None, None] and person.told == []
 
 
 def test_rewinding_goes_back_and_the_recording_branches(tmp_path: Path) -> None:

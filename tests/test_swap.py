@@ -109,6 +109,19 @@ def test_a_world_that_takes_no_picture_is_refused_and_the_game_goes_on() -> None
     assert len(world.asked) == 5 and screen.sentences == ["A text world begins from nothing."] and game.card is CARD
 
 
+def test_whatever_goes_wrong_on_the_way_in_the_game_goes_on_where_it_was() -> None:
+    class Large(ToyWorld):
+        def stream(self, seed: int = 0, start: int = 0) -> ToyStream:
+            raise RuntimeError("out of memory\nand more")
+
+    keyboard = Keyboard()
+    game, world, screen = swapping({2: lambda: game.swap(Large(ARENA), keep_screen=False)}, keyboard, GameConfig(frames=4, start=2))
+    keyboard.press(UP, 0.0)
+    game.run()
+    assert screen.sentences == ["out of memory"] and game.world is world and game.start == 2
+    assert len(world.asked) == 4 and world.asked[-1] == (FORWARD,), "the keys mean what they did"
+
+
 def test_rewinding_ends_at_the_swap(tmp_path: Path) -> None:
     arena = ToyWorld(ARENA)
 
