@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from world_model.attention import rotate
 from world_model.context import ContextAttention, ContextConfig, KeyValueCache, block_table
 
 PUBLISHED = ContextConfig(sink=1, cache=8, attention=7, clean_sees_sink=False)
@@ -129,3 +130,12 @@ def test_gradients_do_not_enter_the_cache() -> None:
     k = torch.ones(1, 1, 1, 2, requires_grad=True)
     cache.write(0, 0, 2 * k, 3 * k)
     assert not cache.k.requires_grad
+
+
+def test_tables_made_while_somebody_plays_serve_training_too() -> None:
+    """Positions no other test asks for: the table is made here, and kept."""
+    with torch.inference_mode():
+        table = block_table((0, 3, 917), 1, (1, 2), 6, torch.device("cpu"))
+    q = torch.randn(1, 6, 1, 6, requires_grad=True)
+    rotate(q, table).sum().backward()
+    assert q.grad is not None

@@ -183,6 +183,7 @@ class PastAttention:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept may serve a pass with gradient next
 def hide_window(tokens: int, past: int, size: int, dtype: torch.dtype) -> Tensor:
     """Return the mask of a pass of a finished block and a window of `size` after `past` cached blocks: the finished block does not see the window."""
     mask = torch.zeros((1 + size) * tokens, (past + 1 + size) * tokens, dtype=dtype)
@@ -191,6 +192,7 @@ def hide_window(tokens: int, past: int, size: int, dtype: torch.dtype) -> Tensor
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept may serve a pass with gradient next
 def block_table(blocks: tuple[int, ...], block_frames: int, grid: tuple[int, int], head_width: int, device: torch.device) -> Tensor:
     """Return the rotary factors of the tokens of blocks at the given block positions."""
     frames = tuple(block * block_frames + i for block in blocks for i in range(block_frames))

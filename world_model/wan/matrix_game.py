@@ -153,6 +153,7 @@ def along_time(cache: KeyValueCache, layer: int, q: Tensor, k: Tensor, v: Tensor
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def time_table(frames: int, width: int, device: torch.device) -> Tensor:
     """Return the rotary factors of so many frames, complex64 [frames, 1, width / 2]: the first `ROPE_WIDTH` numbers turn, the others stand still."""
     speeds = torch.zeros(width // 2, dtype=torch.float64)
