@@ -1,9 +1,11 @@
 """Training at toy size: it learns what actions do, resumes without a trace, and begins from a given world."""
 
+import copy
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from world_model.card import WorldError
 from world_model.context import ContextConfig
 from world_model.schedule import add_noise
 from world_model.session import SessionError, SessionWriter
-from world_model.stream import WindowConfig, histories
+from world_model.stream import RollingWindow, WindowConfig, histories
 from world_model.training import student as student_stage
 from world_model.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from world_model.training.data import Clips
@@ -70,6 +72,30 @@ def autoencoder(clips: Clips, tmp_path_factory: pytest.TempPathFactory) -> Autoe
 @pytest.fixture(scope="module")
 def latents(clips: Clips, autoencoder: Autoencoder, tmp_path_factory: pytest.TempPathFactory) -> LatentClips:
     return LatentClips.encode(clips, autoencoder, tmp_path_factory.mktemp("latents") / "latents.pt")
+
+
+def test_latents_are_made_anew_for_other_clips_or_another_autoencoder(clips: Clips, autoencoder: Autoencoder, tmp_path: Path) -> None:
+    path = tmp_path / "latents.pt"
+
+    def written(some: Clips, encoder: Autoencoder) -> int:
+        latents = LatentClips.encode(some, encoder, path)
+        assert len(latents.latents) == len(some.frames)
+        return path.stat().st_ino
+
+    first = written(clips, autoencoder)
+    assert written(clips, autoencoder) == first, "they are made once"
+    fewer = replace(clips, frames=clips.frames[:80], actions=clips.actions[:80], states=clips.states[:80], bounds=clips.bounds[:2])
+    second = written(fewer, autoencoder)
+    other = copy.deepcopy(autoencoder)
+    next(other.parameters()).data.add_(0.01)
+    assert len({first, second, written(fewer, other)}) == 3
+
+
+def test_places_are_known_where_every_session_tells_them(clips: Clips) -> None:
+    assert clips.knows_states and not replace(clips, states=np.zeros_like(clips.states)).knows_states
+    recorded = clips.states.copy()
+    recorded[-80:] = 0
+    assert not replace(clips, states=recorded).knows_states
 
 
 def test_clips_are_what_was_recorded(clips: Clips) -> None:
@@ -133,6 +159,9 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
     torch.save({"step": 1}, tmp_path / "stage.pt")
     with pytest.raises(WorldError, match="another version"):
         Run(tmp_path, "stage", 2, {"part": torch.nn.Linear(1, 1)})
+    Run(tmp_path, "other", 2, {"part": torch.nn.Linear(1, 1)}).save()
+    with pytest.raises(WorldError, match=r"other\.pt is of networks of other sizes"):
+        Run(tmp_path, "other", 2, {"part": torch.nn.Linear(2, 1)})
 
 
 def test_latents_are_held_while_the_autoencoder_settles(clips: Clips, autoencoder: Autoencoder, tmp_path: Path) -> None:
@@ -436,6 +465,32 @@ def test_a_teacher_sees_windows_of_one_noise_level_and_begins_teacher_and_critic
         distill(DISTILL, TAUGHT, taught, latents, latents, autoencoder, tmp_path, teacher)
     for network, origin in zip(begun, (taught, teacher, teacher), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), origin.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("critic_steps", [1, 5])
+def test_windows_that_carry_gradient_do_not_overlap(critic_steps: int, taught: Transformer, latents: LatentClips, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(DISTILL, shortest=40, longest=40, critic_steps=critic_steps, rolling_share=1.0)
+    teacher, critic, model = (copy.deepcopy(taught) for _ in range(3))
+    distillation = Distillation(recipe, TAUGHT.window, model, teacher.requires_grad_(False), critic, latents)
+    windows: list[int] = []
+    pull, learn, learnt = distillation._distance, distillation._train_critic, 0
+
+    def watched(window: RollingWindow, x0: Tensor) -> tuple[Tensor, float]:
+        if len(window.levels) == len(TAUGHT.window.ladder):
+            windows.append(window.start)
+        return pull(window, x0)
+
+    def counted(*args: Any) -> float:
+        nonlocal learnt
+        learnt += 1
+        return learn(*args)
+
+    monkeypatch.setattr(distillation, "_distance", watched)
+    monkeypatch.setattr(distillation, "_train_critic", counted)
+    for step in range(6):
+        distillation.step(np.random.default_rng(step), 1.0)
+    assert learnt == 6 * critic_steps
+    assert len(windows) > 3 and min(np.diff(windows)) >= len(TAUGHT.window.ladder)
 
 
 def test_a_killed_distillation_goes_on_as_if_nothing_had_happened(

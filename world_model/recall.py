@@ -172,7 +172,7 @@ class Recall(nn.Module):
             places = F.pad(torch.cat([from_map((cells + 0.5) / self.memory.matter.shape[-1]), along(angles)], 1), (0, PLACE - 4))
             rows, columns = max(1, self.shape[1] // 2), max(1, self.shape[2] // 2)
             looks = [self._rough(self.memory(some, (rows, columns))[:, :3]) for some in places.split(512)]
-            self._atlas = version, places, torch.cat(looks) if looks else places.new_zeros(0, 3 * ROUGH[0] * ROUGH[1])
+            self._atlas = version, places, torch.cat(looks)
         return self._atlas[1:]
 
     @staticmethod

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +65,8 @@ class Clips:
 
     @property
     def knows_states(self) -> bool:
-        """Whether the true states were recorded."""
-        return bool(self.states.any())
+        """Whether the true states were recorded, in all sessions."""
+        return all(self.states[first:end].any() for first, end in pairwise(self.bounds))
 
     def starts(self, length: int) -> np.ndarray:
         """Return every row at which a clip of `length` frames fits inside one session.

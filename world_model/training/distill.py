@@ -37,7 +37,7 @@ class DistillRecipe(StreamRecipe):
     """How to distil.
 
     The streams are short: what has gone wrong long before a window the teacher takes for granted, unless the truth is known. At ten times these rates, and
-    after up to 200 ticks without it, the worlds became worse than what they began from. ``critic_steps`` of a step's passes also train the critic.
+    after up to 200 ticks without it, the worlds became worse than what they began from. ``critic_steps`` passes of each step also train the critic.
     ``rolling_share`` of the steps roll, the others play frame by frame. Where the truth is known it pulls too, with the weight ``truth_price``: there is one
     right answer then.
     """
@@ -101,12 +101,13 @@ class Distillation(Streams):
         self.critic_optimizer = MuonAdamW(critic, recipe.critic_muon_rate, recipe.critic_adam_rate)
 
     def step(self, rng: np.random.Generator, rate: float) -> dict[str, float]:
-        """Make as many passes as the window has blocks; leave the student's gradient, train the critic, and return what is to be logged."""
-        recipe, passes = self.recipe, len(self.config.ladder)
-        rolling, chosen = rng.random() < recipe.rolling_share, int(rng.integers(passes))
-        told: dict[str, float] = {}
-        for number in range(passes):
+        """Make as many passes as the window has blocks or the critic wants; leave the student's gradient, train the critic, and return what is to be logged."""
+        recipe, blocks = self.recipe, len(self.config.ladder)
+        rolling, told = rng.random() < recipe.rolling_share, {}
+        for number in range(max(blocks, recipe.critic_steps)):
             window = self.go_on(rng)
+            if not number:
+                chosen = self.seed % blocks if rolling else int(rng.integers(blocks))  # the same for as long as the streams roll: windows do not overlap
             if not rolling and len(window.levels) > 1:  # the speculation ahead is not played frame by frame
                 window.levels, window.x, window.x0, window.actions = [], window.x[:, :0], window.x0[:, :0], window.actions[:, :0]
             for follower in self.followers:

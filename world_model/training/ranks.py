@@ -1,8 +1,8 @@
 """Several processes, one training: ``torchrun --nproc-per-node=N main.py train ...``.
 
 Every process (a rank) draws the same whole batch, with the same random numbers, works on its own share of it, and the gradients are averaged before each
-update. So N ranks do what one does on the same batch, only faster. The first rank alone writes files and progress. Communication is gloo on processors and
-nccl on GPUs. A network that is too large for every rank to hold with its optimizer can be sharded (FSDP2): each rank keeps a part of every parameter.
+update. So N ranks do what one does on the same batch, only faster. The first rank alone writes files and progress. A network that is too large for every rank
+to hold with its optimizer can be sharded (FSDP2): each rank keeps a part of every parameter. All of it computes on processors, with gloo between them.
 """
 
 import os
@@ -21,7 +21,7 @@ Batch = TypeVar("Batch", Tensor, np.ndarray)
 def join_ranks() -> None:
     """Join the other processes, if torchrun started this one; otherwise do nothing."""
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("gloo")
 
 
 def leave_ranks() -> None:
@@ -79,11 +79,13 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 def shard(model: nn.Module) -> None:
     """Leave every rank its part of a transformer's parameters; a block's are brought together while it computes. Before the optimizer is made."""
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    ranks = init_device_mesh("cpu", (count_ranks(),))
     ready = {p for name, p in model.named_parameters() if name.startswith("recall.")}  # asked before the transformer is; it learns nothing any more
     for part in (*model.blocks, model):  # type: ignore[misc]
-        fully_shard(part, ignored_params=ready)
+        fully_shard(part, mesh=ranks, ignored_params=ready)
 
 
 def whole(state: Any) -> Any:

@@ -96,7 +96,7 @@ RECIPES: dict[str, Callable[[], WorldRecipe]] = {
             RolloutRecipe(longest=250, known=60, adversary_price=0.3, rollbacks=0.05),
         ),
         distill=DistillRecipe(
-            steps=750, longest=250, known=40, truth_price=0.4, critic_steps=3,
+            steps=750, longest=250, known=40, truth_price=0.4, critic_steps=2,
             student_muon_rate=3e-4, student_adam_rate=3e-5, critic_muon_rate=8e-4, critic_adam_rate=8e-5,
         ),
     ),

@@ -36,7 +36,7 @@ class Run:
         every_s: seconds between checkpoints.
 
     Raises:
-        WorldError: the folder's checkpoint does not hold all of these parts.
+        WorldError: the folder's checkpoint does not hold all of these parts, or has them in other sizes.
     """
 
     def __init__(self, folder: Path, stage: str, steps: int, parts: Mapping[str, Stateful], *, every_s: float = 120.0) -> None:
@@ -48,8 +48,11 @@ class Run:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             if missing := parts.keys() - saved.keys():
                 raise WorldError(f"{self.path} was written by another version of this program: it holds no {' and no '.join(sorted(missing))}.")
-            for name, part in parts.items():
-                part.load_state_dict(sharded_like(saved[name], part.state_dict()))
+            try:
+                for name, part in parts.items():
+                    part.load_state_dict(sharded_like(saved[name], part.state_dict()))
+            except (RuntimeError, ValueError) as error:
+                raise WorldError(f"{self.path} is of networks of other sizes; train these in another folder.") from error
             self.step = saved["step"]
             print(f"{stage}: going on from step {self.step}", flush=True)
 

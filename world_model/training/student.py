@@ -10,12 +10,13 @@ network made, and it has to find back from there.
 """
 
 import copy
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -157,6 +158,7 @@ def draw_levels(recipe: StudentRecipe, layout: Layout, batch: int, rng: np.rando
 
 
 BEFORE_ROLLOUTS = "student-before-rollouts.pt"  # averaged weights that have seen real pasts only: the better teacher for a distillation
+STRIP = 48  # frames of the rollouts that are shown
 MAP_STEP = 16  # in the game's own units: a map keeps its size when more is collected
 
 
@@ -169,19 +171,29 @@ class LatentClips:
 
     @classmethod
     def encode(cls, clips: Clips, autoencoder: Autoencoder, path: Path) -> "LatentClips":
-        """Encode all frames once and keep them at `path`."""
-        if is_first() and not path.exists():
-            cls._encode(clips, autoencoder, path)
+        """Encode all frames once and keep them at `path`; again if these are other clips or it is another autoencoder."""
+        of = cls._name(clips, autoencoder)
+        if is_first() and not (path.exists() and cls._read(path).get("of") == of):
+            parts, encoder = [], copy.deepcopy(autoencoder).to(fastest())  # as a world runs in play
+            for i in range(0, len(clips.frames), 4096):
+                parts.append(encode_all(encoder, clips.frames[i : i + 4096]).bfloat16().contiguous())
+                print(f"encoding {min(i + 4096, len(clips.frames))}/{len(clips.frames)} frames", flush=True)
+            save({"of": of, "latents": torch.cat(parts)}, path)
         wait_for_all()
-        return cls(clips, torch.load(path, weights_only=True)[: len(clips.frames)])
+        return cls(clips, cls._read(path)["latents"])
 
     @staticmethod
-    def _encode(clips: Clips, autoencoder: Autoencoder, path: Path) -> None:
-        parts, encoder = [], copy.deepcopy(autoencoder).to(fastest())  # as a world runs in play
-        for i in range(0, len(clips.frames), 4096):
-            parts.append(encode_all(encoder, clips.frames[i : i + 4096]).bfloat16().contiguous())
-            print(f"encoding {min(i + 4096, len(clips.frames))}/{len(clips.frames)} frames", flush=True)
-        save(torch.cat(parts), path)
+    def _name(clips: Clips, autoencoder: Autoencoder) -> str:
+        """Return what tells clips from others (by what was done in them) and an autoencoder from others."""
+        told = hashlib.sha256(clips.bounds.tobytes() + clips.actions.tobytes())
+        for weight in autoencoder.state_dict().values():
+            told.update(weight.float().numpy().tobytes())
+        return told.hexdigest()
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
+        saved = torch.load(path, weights_only=True, mmap=True)
+        return saved if isinstance(saved, dict) else {}
 
     def draw(self, layout: Layout, batch: int, history: int, rng: np.random.Generator, stands_out: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
         """Draw clips with their sinks; `stands_out` as in `draw_starts`.
@@ -416,7 +428,7 @@ def sample_strip(
     autoencoder: Autoencoder,
     path: Path,
     rows: int = 6,
-    frames: int = 48,
+    frames: int = STRIP,
     rolling: bool = True,
 ) -> None:
     """Save rollouts beside the truth: for each held-out clip a row of real frames and below it the model's, every fourth frame.

@@ -5,7 +5,7 @@ Each stage goes on from its last checkpoint when it is started again, so the who
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from world_model.card import SHIPPED, Card, WorldError
 from world_model.evaluation import fidelity
 from world_model.evaluation.judge import Judge
 from world_model.precision import fast_autocast, fastest
+from world_model.stream import WindowConfig
 from world_model.training.autoencoder import train_autoencoder
 from world_model.training.data import Clips, train_and_held_out
 from world_model.training.distill import distill
@@ -24,7 +25,7 @@ from world_model.training.judge import train_judge
 from world_model.training.ranks import count_ranks, is_first, join_ranks, leave_ranks, wait_for_all
 from world_model.training.recall import train_recall
 from world_model.training.recipe import RECIPES, WorldRecipe, check, find_recipe, recalling
-from world_model.training.student import BEFORE_ROLLOUTS, LatentClips, train_student
+from world_model.training.student import BEFORE_ROLLOUTS, STRIP, LatentClips, train_student
 from world_model.transformer import Transformer, TransformerConfig
 from world_model.world import World
 
@@ -89,7 +90,7 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     train, held_out = train_and_held_out(data)
     check(recipe, train, held_out)
     if recipe.student.model.recall_width and not train.knows_states:
-        print("These sessions do not tell where they were played; the world is made without a memory of places.")
+        print("Not all of these sessions tell where they were played; the world is made without a memory of places.")
         recipe = recalling(recipe, 0)
     judge = None
     if stage in ("judge", "all"):
@@ -99,6 +100,7 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
             print("the judge on held-out frames: " + ", ".join(f"{name} {value:g}" for name, value in judge.config.figures.items()))
     if stage == "judge":
         return
+    held_out.starts(recipe.student.window.context.cache + STRIP)  # or it would be told after hours that nothing can be measured on these
     autoencoder = train_autoencoder(recipe.autoencoder, train, held_out, out, given.autoencoder.state_dict() if given else None)
     if stage == "autoencoder":
         return
@@ -129,7 +131,7 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
         if teacher is None and (out / BEFORE_ROLLOUTS).exists():
             teacher = Transformer(recipe.student.model)
             teacher.load_state_dict(torch.load(out / BEFORE_ROLLOUTS, weights_only=True))
-        played = replace(recipe.student, window=replace(recipe.student.window, ladder=recipe.ladder))  # one schedule for play and training
+        played = replace(recipe.student, window=played_window(recipe))
         student = distill(recipe.distill, played, student, latents, held_out_latents, autoencoder, out, teacher)
         _export(build_world(recipe, autoencoder, student, latents), held_out, judge, world_file)
 
@@ -177,16 +179,21 @@ def _export(made: World, held_out: Clips, judge: Judge | None, *files: Path) -> 
     print(f"wrote {' and '.join(map(str, files))} ({files[-1].stat().st_size / 1e6:.1f} MB); ship it by copying it to {SHIPPED}")
 
 
+def played_window(recipe: WorldRecipe) -> WindowConfig:
+    """Return the window of the world in play, in which it is distilled, too."""
+    window = recipe.student.window
+    return replace(window, ladder=recipe.ladder, context=replace(window.context, cache=recipe.context or window.context.cache))
+
+
 def build_world(recipe: WorldRecipe, autoencoder: Autoencoder, transformer: Transformer, latents: LatentClips) -> World:
     """Put a world together: card, networks and varied start clips."""
-    student, origin = recipe.student, recipe.origin
+    student, origin, window = recipe.student, recipe.origin, played_window(recipe)
     context = student.window.context
-    window = replace(student.window, ladder=recipe.ladder, context=replace(context, cache=recipe.context or context.cache))
     starts = choose_starts(latents, context.cache, recipe.num_starts, autoencoder, recalls=bool(student.model.recall_width))
     card = Card(
         format=1, **{name: getattr(origin, name) for name in origin.__struct_fields__},
         rollback=recipe.rollback, num_starts=recipe.num_starts, start_frames=context.cache,
-        transformer=_plain(student.model), autoencoder=_plain(autoencoder.config), window=_plain(window),
+        transformer=asdict(student.model), autoencoder=asdict(autoencoder.config), window=asdict(window),
     )  # fmt: skip
     return World(card, autoencoder, transformer, window, starts)
 
@@ -220,7 +227,3 @@ def choose_starts(
         screens = autoencoder.decode(clips[:, -1].float())
     starts = {"latents": clips, "actions": torch.from_numpy(latents.clips.actions[rows]), "screens": screens.contiguous()}
     return starts | ({"places": latents.places[torch.from_numpy(rows[:, -1])]} if recalls else {})
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    return asdict(config)
