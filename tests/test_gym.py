@@ -68,6 +68,18 @@ def test_a_vector_is_one_batch_of_streams(tiny_world_path: Path) -> None:
     assert np.array_equal(screens, again) and np.array_equal(envs.step(actions)[0], one[0][0])
 
 
+def test_what_one_agent_does_is_nothing_to_the_others(tiny_world: World) -> None:
+    frames = []
+    for other in ([0, 0, 0], [0, 1, 0]):
+        envs = world_model.gym.WorldVectorEnv(2, tiny_world)
+        envs.reset(seed=1)
+        for second in ([0, 0, 0], other):
+            seen = envs.step(np.array([[1, 0, 0], second], np.int8))[0]
+        frames.append(seen)
+    (a, b), (same, changed) = frames
+    assert np.array_equal(a, same) and not np.array_equal(b, changed)
+
+
 def test_without_gymnasium_there_is_a_clear_error_and_nothing_else_needs_it() -> None:
     code = (
         "import sys; sys.modules['gymnasium'] = None\n"

@@ -8,7 +8,8 @@
 
 An observation is a frame, an action says of each of the world's actions whether it is held, or in a world with analogue actions how far. A
 world knows pictures and no rewards: what is worth something says the `reward` that is given, a function of the frame. It knows no end either;
-``max_episode_steps`` sets one. Gymnasium is an optional extra.
+``max_episode_steps`` sets one. Nothing is rolled back: it would unmake what all streams of a batch speculate, whoever of them changes his mind. Gymnasium
+is an optional extra.
 """
 
 from collections.abc import Callable
@@ -69,7 +70,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold actions for one frame, each as far as its number says."""
         assert self.stream is not None, "reset comes before step"
-        frame = self.stream.tick(_held(self.world.card, action))
+        frame = self.stream.tick(_held(self.world.card, action), rollback=0)
         return frame, float(self.reward(frame)) if self.reward else 0.0, False, False, {}
 
     def render(self) -> Any:
@@ -124,7 +125,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         none = np.zeros(self.num_envs, bool)
         if self.stream.frame == self.max_episode_steps:
             return self.reset()[0], np.zeros(self.num_envs), none, none.copy(), {}
-        frames = self.stream.tick(_held(self.world.card, actions))
+        frames = self.stream.tick(_held(self.world.card, actions), rollback=0)
         rewards = np.zeros(self.num_envs) if self.reward is None else np.asarray(self.reward(frames), np.float64)
         if rewards.shape != (self.num_envs,):
             raise ValueError(f"The reward of a batch is {self.num_envs} numbers, one for each frame, not of shape {rewards.shape}.")
