@@ -326,6 +326,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
+    except OSError as error:
+        if sys.flags.dev_mode or error.filename is None:
+            raise
+        print(f"{error.filename}: {error.strerror}.", file=sys.stderr)
+        return 2
 
 
 def parse(argv: Sequence[str]) -> Command:

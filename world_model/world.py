@@ -151,6 +151,7 @@ class World:
         for part, module in self.networks.items():
             tensors |= {f"{part}.{name}": t.detach().to("cpu", dtype).contiguous() for name, t in module.state_dict().items()}
         temporary = Path(path).with_suffix(".part")
+        temporary.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, temporary, {"card": msgspec.json.encode(self.card).decode()})
         os.replace(temporary, path)
         self.path, self._sha256 = Path(path), None
@@ -213,8 +214,8 @@ class Stream:
         self.noise = AddressedNoise(seeds, world.window.block_frames, world.latent_shape, world.device)
         self.window = RollingWindow(world.transformer, world.window, self.noise, world.latent_shape, batch=len(seeds), fused=fused)
         shared = None if self.batched or world.card.parts else begins(start, actions)
-        if shared is not None and world.begun and world.begun[0] == shared:
-            self.window.restore(world.begun[1])
+        if shared is not None and (begun := world.begun) and begun[0] == shared:
+            self.window.restore(begun[1])
         else:
             self.window.remember(latents.to(world.device), past_actions.to(world.device), None if place is None else place.to(world.device))
             if shared is not None:

@@ -62,6 +62,7 @@ def run(
     else:
         print(table(figures, earlier))
     if out is not None:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_text(jsonlib.dumps(figures, indent=1) + "\n")
     return 0
 

@@ -1,8 +1,8 @@
 """Drift: does a world stay what it is while it is played for minutes?
 
-Several streams are played in step by restless players. Their frames are looked at in slices of five seconds, all streams together: the Fréchet distance
-between the judge's features of two slices, simple statistics, how well the actions can be read off the frames, and flags for pictures that have died. The
-yardstick is real play: the distance between two random slices of it.
+Several streams are played in step by restless players, without rollbacks: those of one would unmake what is ahead in all of them. Their frames are looked at
+in slices of five seconds, all streams together: the Fréchet distance between the judge's features of two slices, simple statistics, how well the actions can
+be read off the frames, and flags for pictures that have died. The yardstick is real play: the distance between two random slices of it.
 """
 
 from collections.abc import Callable

@@ -81,11 +81,20 @@ def run(
 
 
 def variants(world: World, against: tuple[str, ...], device: str) -> dict[str, tuple[World, bool]]:
-    """Return what drift is compared with: by name, a world and whether its window rolls."""
+    """Return what drift is compared with: by name, a world and whether its window rolls.
+
+    Raises:
+        WorldError: one of the others has other actions or another frame size.
+    """
     blind = replace(world.window, context=replace(world.window.context, sink=0))
     without_sink = World(world.card, world.autoencoder, world.transformer, blind, world.starts)
-    others = {Path(name).stem: (World.load(name, device), True) for name in against}
-    return {"full": (world, True), "frame by frame": (world, False), "no sink": (without_sink, True), **others}
+    compared = {"full": (world, True), "frame by frame": (world, False), "no sink": (without_sink, True)}
+    for path in against:
+        other, name = World.load(path, device), Path(path).stem
+        if (other.card.action_names, other.card.height, other.card.width) != (world.card.action_names, world.card.height, world.card.width):
+            raise WorldError(f"{path} has other actions or another frame size than {world.card.name}; they cannot be compared.")
+        compared[f"{name} {len(compared)}" if name in compared else name] = other, True
+    return compared
 
 
 def real_slices(world: World, judge: Judge, seeds: int, slices: int = 12) -> tuple[list[np.ndarray], float]:

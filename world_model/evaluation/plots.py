@@ -24,6 +24,7 @@ def plotted(path: Path, **options: Any) -> Iterator[Any]:
     figure, axes = pyplot.subplots(layout="constrained", **options)
     try:
         yield figure, axes
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     finally:
         pyplot.close(figure)

@@ -53,13 +53,9 @@ def run(*, world: str = "maze", trials: int = 32, json: bool = False, plot: Path
     if not loaded.card.actions:
         raise WorldError(f"{loaded.card.title} obeys no keys; there is nothing to measure here.")
     report = measure(loaded, list(situations(loaded, trials)), judge=find_judge(loaded.card.name))
+    print(jsonlib.dumps(report) if json else "\n".join([f"{report['world']} on {report['machine']}", *rows(report)]))
     if plot is not None:
         draw(report, plot)
-    if json:
-        print(jsonlib.dumps(report))
-        return 0
-    print(f"{report['world']} on {report['machine']}")
-    print("\n".join(rows(report)))
     return 0
 
 

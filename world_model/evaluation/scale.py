@@ -49,12 +49,12 @@ def run(*, world: str = "maze", ticks: int = 20, json: bool = False, plot: Path 
                 f"{value:<14}{row['tick_ms']:>12.1f}{row['frames_per_s']:>12.1f}{row['mb_per_stream']:>14.2f}{row['gflop']:>15.2f}{row['share']:>16.0%}",
                 flush=True,
             )
-    if plot is not None:
-        draw(report, plot)
     if json:
         print(jsonlib.dumps(report))
     else:
         print(f"{report['machine']}, {report['threads']} threads, {report['dtype']}: {report['matrix_gflops']:g} GFLOP/s in matrix products")
+    if plot is not None:
+        draw(report, plot)
     return 0
 
 
