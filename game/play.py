@@ -136,7 +136,7 @@ def play(config: PlayConfig) -> int:
         ends = config.headless and config.frames is None
         player = Tape(_per_tick(read_tape(config.actions, card.action_names), card), None if ends else hands)
     game = GameConfig(
-        config.seed, config.start, config.frames, paced=not config.headless, record=config.record and config.record.resolve(), rollback=config.rollback,
+        config.seed, config.start, config.frames, paced=not config.headless, record=config.record, rollback=config.rollback,
         prompts=prompts, own_folder=user_folder(), history_bytes=0 if config.headless else GameConfig.history_bytes,
     )  # fmt: skip
     if config.headless:

@@ -53,7 +53,7 @@ def replay(directory: Path, config: ReplayConfig) -> int:
 
     if config.verify and (config.split or config.video or config.gif):
         raise ValueError("--verify shows nothing; give it without --split, --video and --gif.")
-    session = Session(directory.resolve())
+    session = Session(directory.resolve() if directory.name in ("", "..") else directory)  # what comes of it is named after it
     ticks = session.ticks()
     if not ticks:
         raise ValueError(f"The session {directory} holds no frame.")

@@ -151,7 +151,6 @@ class World:
         for part, module in self.networks.items():
             tensors |= {f"{part}.{name}": t.detach().to("cpu", dtype).contiguous() for name, t in module.state_dict().items()}
         temporary = Path(path).with_suffix(".part")
-        temporary.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, temporary, {"card": msgspec.json.encode(self.card).decode()})
         os.replace(temporary, path)
         self.path, self._sha256 = Path(path), None

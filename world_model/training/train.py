@@ -83,6 +83,7 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     given = World.load(begin, "cpu", torch.float32) if begin else None
     if given and (given.autoencoder.config, _without_extras(given.transformer.config)) != (recipe.autoencoder.model, _without_extras(recipe.student.model)):
         raise WorldError(f"The networks of {begin} have other sizes than this recipe's; begin from a world that this recipe made.")
+    world_file.parent.mkdir(parents=True, exist_ok=True)
     if is_first():  # decodes sessions that are new, and measures the processor
         train_and_held_out(data)
         fastest()
