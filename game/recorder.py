@@ -40,6 +40,20 @@ class Recorded:
     num_bytes: int
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a session holds of a stream: so many frames after the one with the number `began`."""
+
+    directory: Path
+    began: int
+    frames: int
+
+    def parent(self, moment: Moment) -> dict[str, Any] | None:
+        """Return how a session that goes on from this moment names this one as its parent; None if the moment is not in it."""
+        frame = moment.number - self.began
+        return {"session": self.directory.name, "frame": frame, "digest": frame_digest(moment.frame)} if 0 <= frame <= self.frames else None
+
+
 class Recorder:
     """Record one stream into a new folder.
 
@@ -79,12 +93,10 @@ class Recorder:
         self._queue.put(None)
         self._worker.join()
 
-    def parent(self, moment: Moment) -> dict[str, Any] | None:
-        """Return how the session that goes on from this moment names this one as its parent; None if the moment is not in it."""
-        frame = moment.number - self._began.number
-        if self.directory is None or not 0 <= frame <= self.recorded.frames:
-            return None
-        return {"session": self.directory.name, "frame": frame, "digest": frame_digest(moment.frame)}
+    @property
+    def part(self) -> Part | None:
+        """What it has written; None if the session has not begun."""
+        return Part(self.directory, self._began.number, self.recorded.frames) if self.directory else None
 
     def _work(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own

@@ -11,7 +11,7 @@ from typing import Any
 
 from game.beside import Beside
 from game.history import Moment
-from game.recorder import Recorded, Recorder, SaveState, new_folder, session_header, write
+from game.recorder import Part, Recorded, Recorder, SaveState, new_folder, session_header, write
 from world_model.session import SessionWriter
 
 
@@ -49,6 +49,7 @@ class Recordings:
         self.folder, self._tell = folder, tell
         self._beside = Beside(tell)
         self._current: Recorder | None = None
+        self._line: list[Part] = []  # of the sessions before the current one, those that its stream went through
 
     @property
     def recorded(self) -> Recorded | None:
@@ -63,7 +64,7 @@ class Recordings:
 
     def begin(self, beginning: Beginning, parent: Mapping[str, Any] | None = None) -> None:
         """Record into the next free folder."""
-        folder = self.folder
+        folder, self._line = self.folder, []
         self._current = Recorder(lambda: beginning.open(new_folder(folder), parent), beginning.moment, beginning.save_state, self._tell)
 
     def go_on(self, beginning: Beginning, *, branched: bool) -> None:
@@ -74,7 +75,9 @@ class Recordings:
 
         def open_next() -> SessionWriter:
             previous.close()
-            return beginning.open(new_folder(folder), previous.parent(beginning.moment) if branched else None)
+            self._line = [*self._line, *filter(None, [previous.part])] if branched else []
+            parents = (part.parent(beginning.moment) for part in reversed(self._line))
+            return beginning.open(new_folder(folder), next(filter(None, parents), None))
 
         self._current = Recorder(open_next, beginning.moment, beginning.save_state, self._tell)
 

@@ -178,6 +178,15 @@ def test_rewinding_goes_back_and_the_recording_branches(tmp_path: Path) -> None:
     assert branch.facts.parent.digest == whole.digests()[5]
 
 
+def test_who_rewinds_past_a_branch_names_the_session_before_it(tmp_path: Path) -> None:
+    person = Person({}, TAPE)
+    person.acts = {10: person.rewind(4), 12: person.rewind(5)}
+    person.play(ToyWorld(), tmp_path, 15, record=tmp_path / "walk")
+    assert [picture.number for picture in person.pictures] == [*range(11), 9, 8, 7, 6, 7, 8, 7, 6, 5, 4, 3, 4, 5, 6]
+    parents = [Session(tmp_path / name).facts.parent for name in ("walk-2", "walk-3")]
+    assert [(parent.session, parent.frame) for parent in parents if parent] == [("walk", 6), ("walk", 3)]
+
+
 def test_rewinding_ends_at_the_oldest_moment_and_a_tap_goes_back_one(tmp_path: Path) -> None:
     person = Person({}, TAPE)
     person.acts = {4: person.rewind(9), 6: lambda game: (game.rewind(True), game.rewind(False))}
