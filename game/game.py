@@ -144,10 +144,7 @@ class Game:
 
     def restart(self, *, next_seed: bool = False) -> None:
         """Begin again: with the same noise from the same place, or with the next seed from the next start."""
-        with self._told:
-            if self.world and next_seed:
-                self.seed, self.start = self.seed + 1, (self.start + 1) % max(1, self.card.num_starts)
-            self._order(self._begin_again)
+        self._order(self._begin_next if next_seed else self._begin_again)
 
     def rewind(self, on: bool) -> None:
         """Go back in time until told otherwise; then play on from there."""
@@ -332,6 +329,11 @@ class Game:
         self._origin = self._history.newest if saved is None and picture is None else None
         self._pace, self._to_say = None, list(self._config.prompts)
         self._screen.show(Picture(block[-1], number))
+
+    def _begin_next(self, world: World, recordings: Recordings) -> None:
+        with self._told:
+            self.seed, self.start = self.seed + 1, self.start + 1
+        self._begin_again(world, recordings)
 
     def _begin_again(self, world: World, recordings: Recordings) -> None:
         self._begin(world)
