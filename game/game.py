@@ -209,7 +209,8 @@ class Game:
             self.world = world
             self._recordings = Recordings(self._folder(world), self._screen.tell)
             self._begin(world, self._branch.saved if self._branch else None)
-            _ = world.sha256  # of the file as it is now; it may be another one when a session or a slot first asks for it
+            if not world.card.parts:  # of the file as it is now, not when a session or a slot first asks; gigabytes would hold up the first tick
+                _ = world.sha256
             if self._branch:
                 self._recordings.begin(self._beginning(), self._branch.parent)
             elif self._config.record:
