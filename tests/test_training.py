@@ -19,7 +19,7 @@ from world_model.schedule import add_noise
 from world_model.session import SessionError, SessionWriter
 from world_model.stream import RollingWindow, WindowConfig, histories
 from world_model.training import student as student_stage
-from world_model.training.autoencoder import AutoencoderRecipe, train_autoencoder
+from world_model.training.autoencoder import AutoencoderRecipe, gradients, picture_loss, reconstruct, train_autoencoder
 from world_model.training.data import Clips
 from world_model.training.distill import Distillation, DistillRecipe, distill
 from world_model.training.optimizer import MuonAdamW
@@ -27,6 +27,7 @@ from world_model.training.recall import RecallRecipe, blurred_places, guess_loss
 from world_model.training.recipe import RECIPES
 from world_model.training.rollout import Rollout, RolloutRecipe, Streams
 from world_model.training.run import Run
+from world_model.training.sharpen import sharpen
 from world_model.training.student import BEFORE_ROLLOUTS, LatentClips, Layout, StudentRecipe, clip_loss, train_student
 from world_model.training.train import adopt
 from world_model.training.train import run as train_world
@@ -152,6 +153,27 @@ def test_a_killed_autoencoder_goes_on_settling_about_the_same_latents(clips: Cli
             train_autoencoder(recipe, clips, clips, tmp_path / "cut")
     resumed = train_autoencoder(recipe, clips, clips, tmp_path / "cut")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_decoder_is_sharpened_while_the_latents_stay(clips: Clips, autoencoder: Autoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sharpened(folder: str, price: float = 0.1) -> Autoencoder:
+        model = copy.deepcopy(autoencoder)
+        sharpen(model, clips, tmp_path / folder, 32, 8, price, 0.02, picture_loss, dict)
+        return model
+
+    sharp = sharpened("whole")
+    for (name, now), was in zip(sharp.state_dict().items(), autoencoder.state_dict().values(), strict=True):
+        assert torch.equal(now, was) != name.startswith("decoder"), name
+    frames = clips.frames[::40]
+    detail = {price: sum(float(g.square().mean()) for g in gradients(torch.from_numpy(reconstruct(model, frames)).permute(0, 3, 1, 2).float()))
+              for price, model in ((0.0, sharpened("alone", 0.0)), (0.1, sharp))}  # fmt: skip
+    assert detail[0.1] > 1.02 * detail[0.0]
+    with monkeypatch.context() as patch:
+        interrupted(patch, 16)
+        with pytest.raises(KeyboardInterrupt):
+            sharpened("cut")
+    for (name, a), b in zip(sharp.state_dict().items(), sharpened("cut").state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
 

@@ -7,6 +7,7 @@ player's turns and steps do to nearly all of a picture, then is as simple in lat
 
 That costs fine texture, and most of it comes back at the end: in the last steps nothing is moved and little noise added, while the latents are held nearly
 where they are. Held-out frames of the maze gained more than a decibel by it, and the maze in play half as much detail again, with the same transformer.
+Then the decoder alone is sharpened (`world_model.training.sharpen`).
 """
 
 import copy
@@ -28,6 +29,7 @@ from world_model.training.data import Clips
 from world_model.training.optimizer import MuonAdamW
 from world_model.training.ranks import average_gradients, count_ranks, is_first, normal_like, share, uniform_for
 from world_model.training.run import Run, learning_rate
+from world_model.training.sharpen import sharpen
 
 MAX_PSNR_DB = float(10 * np.log10(255**2 / 1e-9))
 
@@ -48,6 +50,9 @@ class AutoencoderRecipe:
     settle_from: float = 0.6  # the share of the steps after which nothing is moved
     settled_noise: float = 0.02  # the largest standard deviation from then on
     hold_price: float = 0.3  # weight of how far latents have gone since then, squared, over their variance
+    sharpen_share: float = 0.12  # of the steps: so many more, in which the decoder alone is sharpened
+    sharpen_batch: int = 16
+    doubt_price: float = 0.02  # weight of what the discriminator says then
 
 
 def draw_warps(rng: np.random.Generator, count: int, size: float = 0.2, right: float = 0.19, down: float = 0.08) -> Tensor:
@@ -125,6 +130,12 @@ def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, 
             losses.clear()
             save_pairs(out / "autoencoder.png", probe_frames[:8], decoded[:8])
     set_latent_statistics(model, train)
+
+    def probe_psnr() -> dict[str, float]:
+        return {"held_out_psnr": psnr(reconstruct(model, probe_frames), probe_frames)}
+
+    sharpening = round(recipe.sharpen_share * recipe.steps)
+    sharpen(model, train, out, sharpening, recipe.sharpen_batch, recipe.doubt_price, recipe.settled_noise, picture_loss, probe_psnr)
     return model.eval()
 
 
