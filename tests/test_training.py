@@ -19,7 +19,7 @@ from world_model.schedule import add_noise
 from world_model.session import SessionError, SessionWriter
 from world_model.stream import RollingWindow, WindowConfig, histories
 from world_model.training import student as student_stage
-from world_model.training.autoencoder import AutoencoderRecipe, gradients, picture_loss, reconstruct, train_autoencoder
+from world_model.training.autoencoder import AutoencoderRecipe, gradients, reconstruct, train_autoencoder
 from world_model.training.data import Clips
 from world_model.training.distill import Distillation, DistillRecipe, distill
 from world_model.training.optimizer import MuonAdamW
@@ -159,7 +159,8 @@ def test_a_killed_autoencoder_goes_on_settling_about_the_same_latents(clips: Cli
 def test_a_decoder_is_sharpened_while_the_latents_stay(clips: Clips, autoencoder: Autoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def sharpened(folder: str, price: float = 0.1) -> Autoencoder:
         model = copy.deepcopy(autoencoder)
-        sharpen(model, clips, tmp_path / folder, 32, 8, price, 0.02, picture_loss, dict)
+        recipe = replace(AUTOENCODER, steps=32, sharpen_share=1.0, sharpen_batch=8, doubt_price=price)
+        sharpen(recipe, model, clips, clips, tmp_path / folder)
         return model
 
     sharp = sharpened("whole")

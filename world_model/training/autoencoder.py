@@ -7,7 +7,7 @@ player's turns and steps do to nearly all of a picture, then is as simple in lat
 
 That costs fine texture, and most of it comes back at the end: in the last steps nothing is moved and little noise added, while the latents are held nearly
 where they are. Held-out frames of the maze gained more than a decibel by it, and the maze in play half as much detail again, with the same transformer.
-Then the decoder alone is sharpened (`world_model.training.sharpen`).
+After that the decoder alone is sharpened (`world_model.training.sharpen`).
 """
 
 import copy
@@ -29,7 +29,6 @@ from world_model.training.data import Clips
 from world_model.training.optimizer import MuonAdamW
 from world_model.training.ranks import average_gradients, count_ranks, is_first, normal_like, share, uniform_for
 from world_model.training.run import Run, learning_rate
-from world_model.training.sharpen import sharpen
 
 MAX_PSNR_DB = float(10 * np.log10(255**2 / 1e-9))
 
@@ -105,13 +104,11 @@ def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, 
     optimizer = MuonAdamW(model, recipe.muon_rate, recipe.adam_rate)  # AdamW alone was unstable at rates that learn fast enough
     settle, movable = round(recipe.settle_from * recipe.steps), copy.deepcopy(model.encoder)
     run = Run(out, "autoencoder", recipe.steps, {"model": model, "optimizer": optimizer, "movable": movable})
-    probe = np.random.default_rng(0).choice(len(held_out.frames), min(256, len(held_out.frames)), replace=False)
-    probe_frames = held_out.frames[np.sort(probe)]
+    probe_frames = draw_probe(held_out)
     losses: list[float] = []
     for step in run:
         rng = run.rng(step)
-        frames = torch.from_numpy(train.frames[share(rng.integers(len(train.frames), size=recipe.batch))])
-        target = (frames.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        target = draw_pictures(train, recipe.batch, rng)
         if step == settle:
             movable.load_state_dict(model.encoder.state_dict())
         if step < settle:
@@ -130,13 +127,19 @@ def train_autoencoder(recipe: AutoencoderRecipe, train: Clips, held_out: Clips, 
             losses.clear()
             save_pairs(out / "autoencoder.png", probe_frames[:8], decoded[:8])
     set_latent_statistics(model, train)
-
-    def probe_psnr() -> dict[str, float]:
-        return {"held_out_psnr": psnr(reconstruct(model, probe_frames), probe_frames)}
-
-    sharpening = round(recipe.sharpen_share * recipe.steps)
-    sharpen(model, train, out, sharpening, recipe.sharpen_batch, recipe.doubt_price, recipe.settled_noise, picture_loss, probe_psnr)
     return model.eval()
+
+
+def draw_probe(held_out: Clips, count: int = 256) -> np.ndarray:
+    """Return the held-out frames [n, height, width, 3] by which progress is told, always the same."""
+    drawn = np.random.default_rng(0).choice(len(held_out.frames), min(count, len(held_out.frames)), replace=False)
+    return held_out.frames[np.sort(drawn)]
+
+
+def draw_pictures(train: Clips, batch: int, rng: np.random.Generator) -> Tensor:
+    """Return this rank's share of a batch of random frames, as pictures [n, 3, height, width] in [-1, 1]."""
+    frames = torch.from_numpy(train.frames[share(rng.integers(len(train.frames), size=batch))])
+    return (frames.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def moving_loss(model: Autoencoder, recipe: AutoencoderRecipe, target: Tensor, maps: Tensor) -> Tensor:
@@ -145,7 +148,7 @@ def moving_loss(model: Autoencoder, recipe: AutoencoderRecipe, target: Tensor, m
         z = model.encoder(target).float()
         moved, seen = _warp_first(z, maps), inside(maps, *target.shape[2:])
         target = _warp_first(target, maps)
-        output = _decode_noised(model, moved, recipe.latent_noise)
+        output = model.decoder(noised(moved, recipe.latent_noise)).float()
         again = model.encoder(target[: len(maps)].contiguous(memory_format=torch.channels_last)).float()
     known = (F.avg_pool2d(seen.float(), model.config.stride) == 1).float()
     astray = ((again - moved[: len(maps)]).square() * known).mean() / (known.mean() * z.var().detach())
@@ -159,14 +162,14 @@ def settling_loss(model: Autoencoder, recipe: AutoencoderRecipe, target: Tensor,
         z = model.encoder(target).float()
         with torch.no_grad():
             was = movable(target).float()
-        output = _decode_noised(model, z, recipe.settled_noise)
+        output = model.decoder(noised(z, recipe.settled_noise)).float()
     held = (z - was).square().mean() / z.var().detach()
     return picture_loss(output, target) + recipe.size_price * z.square().mean() + recipe.hold_price * held
 
 
-def _decode_noised(model: Autoencoder, z: Tensor, most: float) -> Tensor:
-    noise = most * uniform_for(z)[:, None, None, None] * normal_like(z)
-    return model.decoder((z + noise).contiguous(memory_format=torch.channels_last)).float()
+def noised(z: Tensor, most: float) -> Tensor:
+    """Return latents [n, c, h, w] with noise, whose standard deviation is drawn for each up to `most`."""
+    return (z + most * uniform_for(z)[:, None, None, None] * normal_like(z)).contiguous(memory_format=torch.channels_last)
 
 
 def _warp_first(images: Tensor, maps: Tensor) -> Tensor:

@@ -5,18 +5,17 @@ for texture as the world has it (VQGAN, arXiv 2012.09841; conditioned on the lat
 frames stay as near to the real ones. Neither the encoder nor the statistics of the latents change: what a transformer has learnt goes on being true.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.autoencoder import Autoencoder
 from world_model.precision import fast_autocast
+from world_model.training.autoencoder import AutoencoderRecipe, draw_pictures, draw_probe, noised, picture_loss, psnr, reconstruct
 from world_model.training.data import Clips
-from world_model.training.ranks import average_gradients, normal_like, share, uniform_for
+from world_model.training.ranks import average_gradients
 from world_model.training.run import Average, Run, Stateful, learning_rate
 
 FINE = 4.0  # times what a pixel differs from its neighbours' mean: the discriminator is shown that beside the picture
@@ -48,32 +47,22 @@ class PictureDiscriminator(nn.Module):
         return self.real(F.leaky_relu(self.whole(F.leaky_relu(coarse + known, 0.2)), 0.2))
 
 
-def sharpen(
-    model: Autoencoder, train: Clips, out: Path, steps: int, batch: int, price: float, noise: float,
-    errors: Callable[[Tensor, Tensor], Tensor], probe: Callable[[], dict[str, float]],
-) -> None:  # fmt: skip
-    """Train the decoder of an autoencoder for some steps, resume, or just load the result in `out`; it ends with its averaged weights.
-
-    Args:
-        price: what a doubt of the discriminator counts beside `errors` of pictures, made and real.
-        noise: on the latents, as the autoencoder had it at last.
-        probe: returns what is to be logged.
-    """
+def sharpen(recipe: AutoencoderRecipe, model: Autoencoder, train: Clips, held_out: Clips, out: Path) -> None:
+    """Sharpen the decoder of a trained autoencoder, resume, or just load the result in `out`; it ends with its averaged weights."""
     torch.manual_seed(0)
     decoder, discriminator = model.decoder, PictureDiscriminator(model.config.latent_channels)
     optimizer, learner = (torch.optim.AdamW(network.parameters(), RATE, betas=BETAS, weight_decay=0.0) for network in (decoder, discriminator))
     average = Average(decoder, EMA)
     parts: dict[str, Stateful] = {"decoder": decoder, "optimizer": optimizer, "average": average, "discriminator": discriminator, "learner": learner}
-    run = Run(out, "sharpen", steps, parts)
+    steps, probe = round(recipe.sharpen_share * recipe.steps), draw_probe(held_out)
     alone, grows = min(ALONE, steps // 8), min(GROWS, 1 + steps // 12)
+    run = Run(out, "sharpen", steps, parts)
     for step in run:
-        frames = torch.from_numpy(train.frames[np.sort(share(run.rng(step).integers(len(train.frames), size=batch)))])
-        real = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+        real = draw_pictures(train, recipe.sharpen_batch, run.rng(step))
         with torch.no_grad():
-            z = model.encoder(real.contiguous(memory_format=torch.channels_last)).float()
-            z += noise * uniform_for(z)[:, None, None, None] * normal_like(z)
+            z = noised(model.encoder(real).float(), recipe.settled_noise)
         with fast_autocast():
-            made = decoder(z.contiguous(memory_format=torch.channels_last)).float()
+            made = decoder(z).float()
             on_made, on_real = discriminator(made.detach(), z).float(), discriminator(real, z).float()
         hinge = F.relu(1 + on_made).mean() + F.relu(1 - on_real).mean()
         hinge.backward()
@@ -81,12 +70,12 @@ def sharpen(
         if step >= alone:
             with fast_autocast():
                 doubt = -discriminator(made, z).float().mean()
-            (errors(made, real) + price * min(1.0, (step - alone) / grows) * doubt).backward()
+            (picture_loss(made, real) + recipe.doubt_price * min(1.0, (step - alone) / grows) * doubt).backward()
             _learn(decoder, optimizer, RATE * learning_rate(step - alone, steps - alone, warmup=grows), most=1.0)
             learner.zero_grad()
             average.update(decoder)
         if (step + 1) % 100 == 0 or step + 1 == steps:
-            run.log(step + 1, hinge=hinge.item(), **probe())
+            run.log(step + 1, hinge=hinge.item(), held_out_psnr=psnr(reconstruct(model, probe), probe))
     decoder.load_state_dict(average.shadow)
 
 

@@ -25,6 +25,7 @@ from world_model.training.judge import train_judge
 from world_model.training.ranks import count_ranks, is_first, join_ranks, leave_ranks, wait_for_all
 from world_model.training.recall import train_recall
 from world_model.training.recipe import RECIPES, WorldRecipe, check, find_recipe, recalling
+from world_model.training.sharpen import sharpen
 from world_model.training.student import BEFORE_ROLLOUTS, STRIP, LatentClips, train_student
 from world_model.transformer import Transformer, TransformerConfig
 from world_model.world import World
@@ -103,6 +104,7 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
         return
     held_out.starts(recipe.student.window.context.cache + STRIP)  # or it would be told after hours that nothing can be measured on these
     autoencoder = train_autoencoder(recipe.autoencoder, train, held_out, out, given.autoencoder.state_dict() if given else None)
+    sharpen(recipe.autoencoder, autoencoder, train, held_out, out)
     if stage == "autoencoder":
         return
     latents = LatentClips.encode(train, autoencoder, out / "latents_train.pt")
