@@ -51,6 +51,7 @@ class Gate:
         self._load = load
         self._seen: Stamp | None = None  # of the file inside, the last time that it was looked at
         self._arrival: Arrival | None = None
+        self._let_in: tuple[World, Path] | None = None  # the world that arrived last, and its file
         self._asked, self._closed = 0, False
         self._lock, self._loading = threading.Lock(), threading.Lock()
         self.preview = Preview(self._show)
@@ -70,8 +71,13 @@ class Gate:
         self._worker = threading.Thread(target=self._open, args=(self._asked, path, keep), name="gate", daemon=True)
         self._worker.start()
 
-    def fetch(self) -> Arrival | None:
-        """Take out what has arrived since."""
+    def fetch(self, playing: World | None = None) -> Arrival | None:
+        """Take out what has arrived since. `playing` is the world that is played now: not what arrived last if the game would not have it."""
+        if self._let_in and playing is self._let_in[0]:
+            _, path = self._let_in
+            if path != self.inside:
+                self.inside, self._seen = path, None
+            self._let_in = None
         if self.watch and not self.opening:
             self._look_for_change()
         with self._lock:
@@ -103,8 +109,8 @@ class Gate:
                 arrival = Arrival(None, keep_screen, why if isinstance(error, ValueError) else f"{path} cannot be entered: {why}.")
             with self._lock:
                 if number == self._asked:
-                    if arrival.world and path != self.inside:
-                        self.inside, self._seen = path, None
+                    if arrival.world:
+                        self._let_in = arrival.world, path
                     self._arrival, self.opening = arrival, None
 
     def _show(self, path: Path) -> World:

@@ -199,7 +199,7 @@ class Window:
             self._page = None
 
     def _fetch_world(self) -> None:
-        arrival = self._gate.fetch() if self._gate else None
+        arrival = self._gate.fetch(getattr(self._game, "world", None)) if self._gate else None  # a replay plays none
         if self._gate and self._page and self._previewed is not self._gate.preview.picture:
             self._previewed, self._dirty = self._gate.preview.picture, True
         if arrival and arrival.world:

@@ -202,7 +202,8 @@ def test_the_gate_opens_worlds_and_says_what_is_wrong_with_others(tmp_path: Path
         arrival = arrive(gate)
         assert arrival.world is None and words in arrival.refusal and gate.inside is None and not gate.opening
     gate.enter(tmp_path / "good")
-    assert arrive(gate) == Arrival(worlds["good"], False) and gate.inside == tmp_path / "good"  # type: ignore[arg-type]
+    assert arrive(gate) == Arrival(worlds["good"], False) and gate.fetch() is None and gate.inside is None, "the game may not have it"  # type: ignore[arg-type]
+    assert gate.fetch(worlds["good"]) is None and gate.inside == tmp_path / "good"  # type: ignore[arg-type]
     assert worlds["good"].asked == [()], "it was tried before it is handed over"
     (tmp_path / "large").write_bytes(bytes(1 << 20))
     monkeypatch.setattr(gate_module, "free_bytes", lambda: 1 << 20)
