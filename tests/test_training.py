@@ -384,7 +384,7 @@ def test_frames_ahead_move_what_was_guessed_a_tick_earlier(latents: LatentClips)
     (_, earlier, _, _), (_, levels, _, before) = guesser.seen
     assert torch.equal(levels, sigma)
     by_window = [t.unflatten(1, (2, 3)) for t in (earlier, levels, before)]
-    assert torch.equal(by_window[0][:, :, :2], by_window[1][:, :, 1:])
+    assert torch.equal(by_window[0][:, :, :2], by_window[1][:, :, 1:]) and (by_window[0][:, :, 2] == 1).all(), "the newest was not there"
     assert torch.equal(by_window[2][:, :, 0], frames[:, [layout.sink + 1, layout.sink + 4]]) and (by_window[2][:, :, 1:] == 1.0).all()
 
 
