@@ -73,11 +73,8 @@ class Gate:
 
     def fetch(self, playing: World | None = None) -> Arrival | None:
         """Take out what has arrived since. `playing` is the world that is played now: not what arrived last if the game would not have it."""
-        if self._let_in and playing is self._let_in[0]:
-            _, path = self._let_in
-            if path != self.inside:
-                self.inside, self._seen = path, None
-            self._let_in = None
+        if (let_in := self._let_in) and let_in[0] is playing and let_in[1] != self.inside:
+            self.inside, self._seen = let_in[1], None
         if self.watch and not self.opening:
             self._look_for_change()
         with self._lock:

@@ -311,7 +311,7 @@ def clip_loss(
     if layout.size > 1 and rng.random() < recipe.guessed_before:
         levels = sigma.unflatten(1, windows)
         changed = differ(old, new) & (levels[:, :, 0] != levels[:, :, 1])  # a teacher's window, all at one level, has no tick before
-        earlier = torch.cat([levels[:, :, 1:], torch.ones_like(levels[:, :, :1])], 2)  # each frame's level one tick ago; the newest was not there
+        earlier = F.pad(levels[:, :, 1:], (0, 1), value=1.0)  # each frame's level one tick ago; the newest was not there
         earlier = torch.where(changed[..., None], 1.0, earlier).flatten(1)  # what is under way would tell what is to come
         with torch.no_grad():
             guesses = denoise(known, add_noise(target, normal_like(target), _wide(earlier)), earlier, hold(lived, old, layout.size), before)
