@@ -28,8 +28,9 @@ from world_model.training.collect import collect
 from world_model.training.data import Clips
 from world_model.training.distill import DistillRecipe
 from world_model.training.judge import JudgeRecipe
-from world_model.training.recipe import RECIPES, WorldRecipe, check, derive, find_recipe
+from world_model.training.recipe import RECIPES, WorldRecipe, check, derive, find_recipe, recalling
 from world_model.training.rollout import RolloutRecipe
+from world_model.training.train import played_model
 from world_model.world import World
 
 gymnasium = pytest.importorskip("gymnasium")
@@ -316,7 +317,11 @@ def test_every_frame_size_has_a_recipe() -> None:
         assert places is not None and (rows, columns) == (patch[0] * places[0], patch[1] * places[1])
         assert 12 <= places[0] * places[1] <= 48 and max(patch) <= 4 * min(patch), (height, width, patch)
     shipped = read_card(Path(main.__file__).parent / "assets" / "worlds" / "maze.safetensors")
-    assert RECIPES["maze"]().student.model.patch_size == tuple(shipped.transformer["patch_size"]), "the shipped maze can be trained on"
+    recipe = RECIPES["maze"]()
+    assert recipe.student.model.patch_size == tuple(shipped.transformer["patch_size"]), "the shipped maze can be trained on"
+    played = played_model(recipe).recall_least
+    assert shipped.transformer["recall_least"] == played > recipe.student.model.recall_least, "in play it takes more of what it remembers"
+    assert played_model(recalling(recipe, 0)).recall_least == 0
 
 
 def test_an_origin_that_is_not_valid_is_refused(tmp_path: Path) -> None:

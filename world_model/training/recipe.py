@@ -33,7 +33,8 @@ class WorldRecipe:
     """How to make one world, stage by stage.
 
     A world plays with the levels of ``ladder``, fewer than it was trained with: two look like three, tick faster and leave less speculation to unmake. So do
-    ``context`` blocks of context, if not as many as in training: with a memory of places 9 are as good as 17.
+    ``context`` blocks of context, if not as many as in training: with a memory of places 9 are as good as 17. So does it take at least ``recall_least`` of what
+    it remembers, if not as much as in training: a network that had learned with more of it would learn to wash it out.
     ``rollback`` is its depth by default. No steps of distillation are made unless they are asked for: it made the race track better, and the maze sharper and
     quicker to obey, but there the sharpening fed on itself once nothing was pressed for ten seconds. Nor is a teacher of its own: the student learns to be one,
     too, in a fifth of its clips.
@@ -49,6 +50,7 @@ class WorldRecipe:
     num_starts: int = 24
     ladder: Ladder = (1.0, 0.75)
     context: int | None = None
+    recall_least: float | None = None
     rollback: int = 1
 
 
@@ -76,7 +78,7 @@ def choose_patch(sizes: AutoencoderConfig) -> tuple[int, int]:
 def recalling(recipe: WorldRecipe, width: int = 640) -> WorldRecipe:
     """Return the recipe of a world with one map, of which it shall have a memory; not of one whose every session has another. 0 takes the memory away."""
     model = replace(recipe.student.model, recall_width=width, recall_least=0.5 if width else 0.0)
-    return replace(recipe, student=replace(recipe.student, model=model), context=9 if width else None)
+    return replace(recipe, student=replace(recipe.student, model=model), context=9 if width else None, recall_least=0.8 if width else None)
 
 
 def standing_still(recipe: WorldRecipe) -> WorldRecipe:

@@ -188,17 +188,24 @@ def played_window(recipe: WorldRecipe) -> WindowConfig:
     return replace(window, ladder=recipe.ladder, context=replace(window.context, cache=recipe.context or window.context.cache))
 
 
+def played_model(recipe: WorldRecipe) -> TransformerConfig:
+    """Return the transformer of the world in play; its weights are those of training."""
+    model = recipe.student.model
+    return model if recipe.recall_least is None else replace(model, recall_least=recipe.recall_least)
+
+
 def build_world(recipe: WorldRecipe, autoencoder: Autoencoder, transformer: Transformer, latents: LatentClips) -> World:
     """Put a world together: card, networks and varied start clips."""
-    student, origin, window = recipe.student, recipe.origin, played_window(recipe)
-    context = student.window.context
-    starts = choose_starts(latents, context.cache, recipe.num_starts, autoencoder, recalls=bool(student.model.recall_width))
+    model, origin, window, context = played_model(recipe), recipe.origin, played_window(recipe), recipe.student.window.context
+    starts = choose_starts(latents, context.cache, recipe.num_starts, autoencoder, recalls=bool(model.recall_width))
     card = Card(
         format=1, **{name: getattr(origin, name) for name in origin.__struct_fields__},
         rollback=recipe.rollback, num_starts=recipe.num_starts, start_frames=context.cache,
-        transformer=asdict(student.model), autoencoder=asdict(autoencoder.config), window=asdict(window),
+        transformer=asdict(model), autoencoder=asdict(autoencoder.config), window=asdict(window),
     )  # fmt: skip
-    return World(card, autoencoder, transformer, window, starts)
+    played = Transformer(model)
+    played.load_state_dict(transformer.state_dict())
+    return World(card, autoencoder, played.eval(), window, starts)
 
 
 @torch.no_grad()
