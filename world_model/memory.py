@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MARGIN = 1 / 16  # of the map, around all positions
+SCALE = 2 / (1 + 2 * MARGIN)  # places on the map go from -1 to 1, as `F.grid_sample` takes them
 BODY = 0.017  # of the map: how near to a wall somebody may come
 NEAREST, FARTHEST, SAMPLES = 0.006, 1.3, 192  # depths along a ray, of the map
 SHADES = 32  # depths for which it is known how dark things look
@@ -52,10 +53,10 @@ class Memory(nn.Module):
     def begin(self, positions: Tensor) -> None:
         """Begin to learn a map on which somebody has been at these positions [n, 2]: there is no wall there, and elsewhere there is."""
         cells = self.matter.shape[-1]
-        column, row = (on_map(positions) * cells).long().clamp(0, cells - 1).unbind(1)
+        column, row = ((on_map(positions) + 1) / 2 * cells).long().clamp(0, cells - 1).unbind(1)
         been = torch.zeros_like(self.matter)
         been[0, 0, row, column] = 1
-        radius = BODY / (1 + 2 * MARGIN) * cells
+        radius = BODY * SCALE / 2 * cells
         across = torch.arange(-math.ceil(radius), math.ceil(radius) + 1)
         disk = (across.square() + across[:, None].square() <= radius**2).float()
         self.matter.copy_(torch.where(F.conv2d(been, disk[None, None], padding=len(across) // 2) > 0, -8.0, 8.0))
@@ -71,22 +72,24 @@ class Memory(nn.Module):
     def _paint(self, places: Tensor, height: int, width: int) -> Tensor:
         """Return pictures column by column: what a ray meets is said once for all of a column, and a row of floor or ceiling is equally far everywhere."""
         right, down = self._slopes(height, width)
-        position, ahead = places[:, None, :2], F.normalize(places[:, None, 2:4], dim=-1, eps=1e-6)
-        rays = ahead + right[:, None] * torch.stack([ahead[..., 1], -ahead[..., 0]], -1)  # [n, width, 2] for a depth of one
+        position, (ahead, left) = on_map(places[:, :2]).T[..., None], F.normalize(places[:, 2:4], dim=-1, eps=1e-6).T[..., None]  # [2, n, 1], [n, 1] each
+        rays = SCALE * torch.stack([ahead + right * left, left - right * ahead])  # [2, n, width], for a depth of one
         depth = self._meet(position, rays)  # [n, width]
         higher = self.heights.exp()
         eye, above = EYE * higher[0] + places[:, 4, None], ABOVE * higher[1] - places[:, 4, None]  # [n, 1]
         half = height // 2
         reached = torch.stack([eye / down[half:].clamp(min=1e-3), above / (-down[:half]).clamp(min=1e-3)])  # [2, n, half]: where rows meet floor and ceiling
-        points = position[:, :, None] + reached[..., None, :, None] * rays[:, :, None]  # [2, n, width, half, 2]
-        flats = sample(self.flats, on_map(points).flatten(1, 2)).unflatten(2, points.shape[1:3])
+        points = (rays[:, None, ..., None] * reached[:, :, None]).add_(position[:, None, ..., None])  # [2, 2, n, width, half]
+        flats = sample(self.flats, points.flatten(2, 3)).unflatten(2, points.shape[2:4])
         flat = torch.cat([flats[1], flats[0]], -1).transpose(0, 1)  # [n, 3, width, height]
         reached = torch.cat([reached[1], reached[0]], -1)  # [n, height]
-        wall = self._walls(position + depth[..., None] * rays, (eye[..., None] - depth[..., None] * down) / (eye + above)[..., None])
+        near, rise = 1 / reached[:, None], 2 / (eye + above)
+        heights = ((depth * rise)[..., None] * -down).add_((eye * rise - 1)[..., None])  # [n, width, height], of where a wall is seen
+        wall = self._walls(position + depth * rays, heights)
         shades = between(self.shade.T, (torch.cat([depth, reached], 1).clamp(NEAREST, FARTHEST) / NEAREST).log() / math.log(FARTHEST / NEAREST)).exp()
-        nearer = torch.sigmoid(SHARP * (depth[..., None] / reached[:, None] - 1))[:, None]
+        nearer = ((SHARP * depth)[..., None] * near - SHARP).sigmoid()[:, None]
         colours = torch.lerp(wall * shades[:, None, :width, None, 0], flat * shades[:, None, None, width:, 1], nearer)
-        inverse = torch.maximum((1 / depth)[:, None, :, None], (1 / reached)[:, None, None])
+        inverse = torch.maximum((1 / depth)[:, None, :, None], near[:, None])
         return torch.cat([colours, inverse], 1).transpose(2, 3)
 
     def steps(self, seen: Tensor, inverse: Tensor) -> Tensor:
@@ -116,50 +119,49 @@ class Memory(nn.Module):
     def is_free(self, positions: Tensor, body: float = 1.0) -> Tensor:
         """Return whether somebody can stand at positions [..., 2]: there is no wall nearer than a part of a `body` needs; bool [...]."""
         if body not in self._crowded or self._crowded[body][0] != self.matter._version:
-            cells = int(body * BODY / (1 + 2 * MARGIN) * self.matter.shape[-1])
+            cells = int(body * BODY * SCALE / 2 * self.matter.shape[-1])
             along_rows = F.max_pool2d(self.matter.detach(), (1, 2 * cells + 1), 1, (0, cells))
             self._crowded[body] = self.matter._version, F.max_pool2d(along_rows, (2 * cells + 1, 1), 1, (cells, 0))
-        return look_up(self._crowded[body][1], positions.float().reshape(1, 1, -1, 2)).view(positions.shape[:-1]) < 0
+        return look_up(self._crowded[body][1], on_map(positions.float()).movedim(-1, 0))[0] < 0
 
     def _meet(self, position: Tensor, rays: Tensor) -> Tensor:
-        """Return the depths [n, width] at which rays [n, width, 2] from positions [n, 1, 2] meet walls."""
+        """Return the depths [n, width] at which rays [2, n, width] from positions [2, n, 1] meet walls."""
         depths = torch.logspace(math.log10(NEAREST), math.log10(FARTHEST), SAMPLES, device=rays.device)
-        stopped = torch.sigmoid(look_up(self.matter, position[:, :, None] + depths[:, None] * rays[:, :, None])[:, 0])
-        gets_there = F.pad((1 - stopped[..., :-1]).cumprod(-1), (1, 0), value=1.0)
-        share = torch.cat([(gets_there * stopped)[..., :-1], gets_there[..., -1:]], -1)  # nobody sees beyond the last
-        return share @ depths
+        stopped = look_up(self.matter, (rays[..., None] * depths).add_(position[..., None]))[0].sigmoid()
+        gets_there = (1 - stopped[..., :-1]).cumprod(-1)  # nobody sees beyond the last
+        return depths[0] + gets_there @ depths.diff()
 
     def _walls(self, points: Tensor, heights: Tensor) -> Tensor:
-        """Return the colours [n, 3, width, height] of walls at points of the map [n, width, 2] and heights [n, width, height] (floor 0, ceiling 1)."""
-        seen = look_up(self.seen, points[:, None])[:, :, 0].movedim(1, -1)  # [n, width, patterns and colour]
-        rows, weights = neighbours(on_map(points), self.along)  # [n, width, 2 axes, 2]
+        """Return the colours [n, 3, width, height] of walls at points of the map [2, n, width] and heights [n, width, height] (floor -1, ceiling 1)."""
+        seen = look_up(self.seen, points).movedim(0, -1)  # [n, width, patterns and colour]
+        rows, weights = neighbours((points.movedim(0, -1) + 1) / 2, self.along)  # [n, width, 2 axes, 2]
         rows = rows * PATTERNS + torch.tensor([[0], [self.along * PATTERNS]], device=rows.device)  # of either axis
         rows = rows[..., None] + torch.arange(PATTERNS, device=rows.device)
         weights = weights[..., None] * seen[..., :-3].unflatten(-1, (2, 1, PATTERNS))
         strips = F.embedding_bag(rows.flatten(2).flatten(0, 1), self.walls.flatten(0, 1), per_sample_weights=weights.flatten(2).flatten(0, 1), mode="sum")
-        strips = strips.view(*points.shape[:2], 3, self.tall).transpose(1, 2)  # [n, 3, width, tall]
-        columns = ((torch.arange(points.shape[1], device=points.device) + 0.5) / points.shape[1])[:, None].expand_as(heights)
-        return sample(strips, torch.stack([heights, columns], -1)) + seen[..., -3:].movedim(-1, 1)[..., None]
+        strips = strips.view(*points.shape[1:], 3, self.tall).transpose(1, 2)  # [n, 3, width, tall]
+        columns = ((torch.arange(heights.shape[1], device=heights.device) + 0.5) * (2 / heights.shape[1]) - 1)[:, None].expand_as(heights)
+        return sample(strips, torch.stack([heights, columns])) + seen[..., -3:].movedim(-1, 1)[..., None]
 
 
 def on_map(positions: Tensor) -> Tensor:
-    """Return positions with the map's margin: from 0 to 1 over all of it."""
-    return (positions + MARGIN) / (1 + 2 * MARGIN)
+    """Return positions with the map's margin: from -1 to 1 over all of it."""
+    return (positions + MARGIN) * SCALE - 1
 
 
 def from_map(places: Tensor) -> Tensor:
-    """Return the positions of places from 0 to 1 over all of the map, its margin included."""
-    return places * (1 + 2 * MARGIN) - MARGIN
+    """Return the positions of places from -1 to 1 over all of the map, its margin included."""
+    return (places + 1) / SCALE - MARGIN
 
 
 def look_up(grid: Tensor, points: Tensor) -> Tensor:
-    """Return what a grid [1, c, h, w] over the map holds at points [n, a, b, 2]: [n, c, a, b]."""
-    return sample(grid, on_map(points).flatten(0, 1)[None])[0].unflatten(1, points.shape[:2]).transpose(0, 1)
+    """Return what a grid [1, c, h, w] over the map holds at points [2, ...] from -1 to 1 over it: [c, ...]."""
+    return sample(grid, points.reshape(2, 1, 1, -1)).view(grid.shape[1], *points.shape[1:])
 
 
 def sample(grids: Tensor, where: Tensor) -> Tensor:
-    """Return what grids [n, c, h, w] hold, each at places of its own from 0 to 1 over it [n, a, b, 2], linearly between neighbours: [n, c, a, b]."""
-    return F.grid_sample(grids, 2 * where - 1, padding_mode="border", align_corners=False)
+    """Return what grids [n, c, h, w] hold, each at places of its own from -1 to 1 over it [2, n, a, b], linearly between neighbours: [n, c, a, b]."""
+    return F.grid_sample(grids, where.permute(1, 2, 3, 0), padding_mode="border", align_corners=False)
 
 
 def neighbours(where: Tensor, rows: int) -> tuple[Tensor, Tensor]:

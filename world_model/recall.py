@@ -169,7 +169,7 @@ class Recall(nn.Module):
             free = (self.memory.matter[0, 0] < 0).nonzero().flip(1)
             cells = free[torch.linspace(0, max(0, len(free) - 1), min(ATLAS, 8 * len(free)), device=free.device).long()]
             angles = GOLDEN_ANGLE * torch.arange(len(cells), device=cells.device)[:, None]
-            places = F.pad(torch.cat([from_map((cells + 0.5) / self.memory.matter.shape[-1]), along(angles)], 1), (0, PLACE - 4))
+            places = F.pad(torch.cat([from_map((2 * cells + 1) / self.memory.matter.shape[-1] - 1), along(angles)], 1), (0, PLACE - 4))
             rows, columns = max(1, self.shape[1] // 2), max(1, self.shape[2] // 2)
             looks = [self._rough(self.memory(some, (rows, columns))[:, :3]) for some in places.split(512)]
             self._atlas = version, places, torch.cat(looks)
