@@ -41,7 +41,7 @@ def test_motion_learns_to_follow_an_action() -> None:
         before = torch.randn(8, 1, 4, 6, 8)
         side = torch.randint(0, 2, (8,))
         moved = torch.stack([frame.roll(1 if s else -1, -1) for frame, s in zip(before, side, strict=True)])
-        out = motion(torch.randn_like(before), before, torch.zeros(8, 12, 16), codes[side][:, None])
+        out = motion(torch.randn_like(before), before, torch.zeros(8, 1, 12, 16), codes[side][:, None])
         error = (out - moved)[..., 1:-1].square().mean()
         error.backward()
         optimizer.step()
@@ -51,7 +51,7 @@ def test_motion_learns_to_follow_an_action() -> None:
 
 @torch.no_grad()
 def test_a_part_of_what_is_remembered_is_taken_in_any_case() -> None:
-    before, recalled, tokens, told = torch.zeros(1, 1, 4, 6, 8), torch.ones(1, 1, 4, 6, 8), torch.zeros(1, 12, 16), torch.zeros(1, 1, 16)
+    before, recalled, tokens, told = torch.zeros(1, 1, 4, 6, 8), torch.ones(1, 1, 4, 6, 8), torch.zeros(1, 1, 12, 16), torch.zeros(1, 1, 16)
     for least in (0.0, 0.5, 1.0):
         motion = Motion(latent_channels=4, dim=16, patch_size=(2, 2), channels=16, blocks=1, recalls=True, least=least)
         motion.flow.bias[4:] = -50  # as little as can be

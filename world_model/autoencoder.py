@@ -132,4 +132,4 @@ class Autoencoder(nn.Module):
 def _mix(matrix: Tensor, latents: Tensor) -> Tensor:
     """Multiply the channels of latents [batch, channels, h, w] by a matrix, in float32 even under autocast."""
     with torch.autocast(latents.device.type, enabled=False):
-        return torch.einsum("cd,bdhw->bchw", matrix, latents)
+        return (matrix @ latents.flatten(2)).view_as(latents)

@@ -71,13 +71,13 @@ class Motion(nn.Module):
         Args:
             x: noisy frames [b, f, c, h, w].
             before: for each of them the frame before it, as far as it is known, same shape.
-            tokens: [b, n, d] of these frames after the transformer's blocks.
+            tokens: [b, f, n, d] of these frames after the transformer's blocks.
             e: time and action vectors [b, f, d].
             recalled: what is remembered of these frames' places, same shape as x, if anything can be.
         """
-        frames, rows = x.shape[1], x.shape[3] // self.patch[0]
         p, q = self.patch
-        told = rearrange(self.from_tokens(tokens), "b (f h w) (p q c) -> (b f) c (h p) (w q)", f=frames, h=rows, p=p, q=q)
+        rows = x.shape[3] // p
+        told = rearrange(self.from_tokens(tokens), "b f (h w) (p q c) -> (b f) c (h p) (w q)", h=rows, p=p, q=q)
         e, sources = e.flatten(0, 1), [source.flatten(0, 1).float() for source in (before, recalled) if source is not None]
         features = self.search(self.look(_last(torch.cat([x.flatten(0, 1), *sources], 1).to(told.dtype))) + told, e)
         moves = self.flow(F.relu(features)).float()
@@ -93,10 +93,9 @@ class Motion(nn.Module):
 
 def warp(images: Tensor, flow: Tensor) -> Tensor:
     """Warp images [n, c, h, w] backward by a flow [n, 2, h, w]: right and down, in positions, from where each position takes its content (bicubic)."""
-    _, _, height, width = images.shape
-    x = (torch.arange(width, device=images.device) + flow[:, 0] + 0.5) * (2 / width) - 1
-    y = (torch.arange(height, device=images.device)[:, None] + flow[:, 1] + 0.5) * (2 / height) - 1
-    return resample(images, torch.stack([x, y], -1))
+    height, width = images.shape[2:]
+    here = torch.stack(torch.meshgrid(torch.arange(width, device=flow.device), torch.arange(height, device=flow.device), indexing="xy"))
+    return resample(images, ((flow + (here + 0.5)) * (2 / flow.new_tensor([[[width]], [[height]]])) - 1).permute(0, 2, 3, 1))
 
 
 def resample(images: Tensor, grid: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class Recall(nn.Module):
     def _pace(self, actions: Tensor) -> Tensor:
         """Return the last step, ahead and to the left [2], of who stood still before the actions [f, history, n] and met no wall since."""
         place = actions.new_tensor([[0.0, 0.0, 1.0] + [0.0] * (PLACE - 3)])
-        for gone in self._gone(actions.flatten(1)[None].to(self.told.weight.dtype))[0]:
+        for gone in self._gone(actions.flatten(1)[None])[0]:
             place = reckon(place, gone)
         return turned(place[0, 6:], place[0, 2:4] * place.new_tensor([1, -1]))
 
@@ -191,7 +191,7 @@ class Recall(nn.Module):
 
     def expect(self, actions: Tensor, place: Tensor) -> Tensor:
         """Return the reckoned places [b, f, 8] of frames to come; `place` [b, 1, 8] is that of the frame before."""
-        gone = self._gone(actions.flatten(2).to(self.told.weight.dtype))
+        gone = self._gone(actions.flatten(2))
         return torch.cat([place := self.walk(place, step) for step in gone.split(1, 1)], 1)
 
     def walk(self, places: Tensor, gone: Tensor) -> Tensor:
@@ -217,7 +217,8 @@ class Recall(nn.Module):
 
     def _gone(self, actions: Tensor) -> Tensor:
         """Return how far actions [b, f, history * n] take the player (`reckon`), float32; who does nothing comes to rest."""
-        gone = (self.ego(actions).float() - self.ego(torch.zeros_like(actions[:1, :1])).float()) * actions.any(-1, keepdim=True)
+        gone, rest = self.ego(F.pad(actions, (0, 0, 0, 1)).to(next(self.ego.parameters()).dtype)).float().split((actions.shape[1], 1), 1)
+        gone = (gone - rest) * actions.any(-1, keepdim=True)
         return torch.cat([gone, self.glide.float().expand_as(gone[..., :1])], -1)
 
     def seek(self, before: Tensor, action: Tensor, place: Tensor, picture: Tensor) -> Tensor:
@@ -233,7 +234,7 @@ class Recall(nn.Module):
         pressed = action.flatten(2).any(-1, keepdim=True)
         doubt = (before - picture[:, :, :-1]).float().square().mean((2, 3, 4)) / DOUBTFUL
         aligned = torch.lerp(place, self.align(place, before, picture), 1 / (1 + doubt.square())[..., None])
-        moved = self.walk(self._slide(place, aligned), self._gone(action.flatten(2).to(self.told.weight.dtype)))
+        moved = self.walk(self._slide(place, aligned), self._gone(action.flatten(2)))
         place = torch.where(pressed, moved, F.pad(place[..., :6], (0, 2)))
         return place if bool(known.all()) else torch.where(known, place, self.guess(before, action))
 
@@ -254,7 +255,9 @@ class Recall(nn.Module):
         """
         with torch.autocast(before.device.type, enabled=False):
             coarse = min(coarse, *self.shape[1:])
-            picture, before = (F.avg_pool2d(frames.float().flatten(0, 1), coarse) for frames in (picture, before))
+            picture, before = (frames.float().flatten(0, 1) for frames in (picture, before))
+            if coarse > 1:
+                picture, before = (F.avg_pool2d(frames, coarse) for frames in (picture, before))
             seen, inverse = picture[:, :-1], picture[:, -1:]
             apart = before - seen
             error = apart.square().mean(1, keepdim=True)

@@ -109,16 +109,18 @@ class SelfAttention(nn.Module):
         self.norm_k = RMSNorm(config.dim, config.eps)
 
     def forward(self, x: Tensor, layer: int, attend: Attend) -> Tensor:
-        q, k, v = (rearrange(a, "b n (h d) -> b n h d", h=self.heads) for a in self.project(x))
-        return self.o(attend(layer, q, k, v).flatten(2))
+        return self.o(attend(layer, *self.project(x.flatten(1, 2))).flatten(2)).view_as(x)
 
     def project(self, x: Tensor) -> Iterable[Tensor]:
-        """Return queries, keys and values [b, n, d], queries and keys normalised."""
+        """Return queries, keys and values [b, n, heads, head width] of tokens [b, n, d], queries and keys normalised over all heads."""
+        b, n, d = x.shape
+        shape = b, n, self.heads, d // self.heads
         if self.packed is None or torch.is_grad_enabled():
-            return self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)
+            return self.norm_q(self.q(x)).view(shape), self.norm_k(self.k(x)).view(shape), self.v(x).view(shape)
         project, norm = self.packed
-        qk, v = project(x).unflatten(-1, (3, -1)).split((2, 1), -2)
-        return *rms_norm(qk, norm, self.eps).unbind(-2), v.squeeze(-2)
+        qk, v = project(x).view(b, n, 3, d).split((2, 1), 2)
+        q, k = rms_norm(qk, norm, self.eps).unbind(2)
+        return q.view(shape), k.view(shape), v.view(shape)
 
     def pack(self, *, packed: bool = True) -> None:
         """Make one product of the three projections and one norm of two where no gradient is wanted; the weights become parts of larger tensors.
@@ -146,8 +148,8 @@ class CrossAttention(SelfAttention):
         return rearrange(k, "b n (h d) -> b n h d", h=self.heads), rearrange(v, "b n (h d) -> b n h d", h=self.heads)
 
     def forward(self, x: Tensor, text: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
-        q = rearrange(self.norm_q(self.q(x)), "b n (h d) -> b n h d", h=self.heads)
-        return self.o(attention(q, *text).flatten(2))
+        q = self.norm_q(self.q(x.flatten(1, 2))).unflatten(-1, (self.heads, -1))
+        return self.o(attention(q, *text).flatten(2)).view_as(x)
 
 
 class Block(nn.Module):
@@ -164,20 +166,16 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.empty(1, 6, config.dim).uniform_(-1, 1).mul_((3 / config.dim) ** 0.5))
 
     def forward(self, x: Tensor, e: Tensor, layer: int, attend: Attend, text: tuple[Tensor, Tensor] | None) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.to(e.dtype) + e).unbind(2)  # each [b, f, d]
-        y = self._modulate(x, shift1, scale1)
-        x = self._gated_add(x, self.self_attn(y, layer, attend), gate1)
+        """Return tokens [b, f, n, d] for tokens x of the same shape under the modulation e [b, f, 1, 6, d] of their frames."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.to(e.dtype) + e).unbind(3)  # each [b, f, 1, d]
+        x = torch.addcmul(x, self.self_attn(self.modulate(x, shift1, scale1), layer, attend), gate1)
         if text is not None:
             x = x + self.cross_attn(self.norm3(x), text)
-        return self._gated_add(x, self.ffn(self._modulate(x, shift2, scale2)), gate2)
+        return torch.addcmul(x, self.ffn(self.modulate(x, shift2, scale2)), gate2)
 
-    def _modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        y = F.layer_norm(x, (self.dim,), eps=self.eps).unflatten(1, (shift.shape[1], -1))
-        return torch.addcmul(shift.unsqueeze(2), y, 1 + scale.unsqueeze(2)).flatten(1, 2)
-
-    def _gated_add(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-        frames = gate.shape[1]
-        return torch.addcmul(x.unflatten(1, (frames, -1)), y.unflatten(1, (frames, -1)), gate.unsqueeze(2)).flatten(1, 2)
+    def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """Return tokens [b, f, n, d] normalised, scaled and shifted frame by frame, [b, f, 1, d] each."""
+        return torch.addcmul(shift, F.layer_norm(x, (self.dim,), eps=self.eps), 1 + scale)
 
 
 class Head(nn.Module):
@@ -190,9 +188,8 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.empty(1, 2, config.dim).uniform_(-1, 1).mul_((3 / config.dim) ** 0.5))
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        shift, scale = (self.modulation.to(e.dtype) + e.unsqueeze(2)).unbind(2)
-        y = F.layer_norm(x, (self.dim,), eps=self.eps).unflatten(1, (shift.shape[1], -1))
-        return self.head(torch.addcmul(shift.unsqueeze(2), y, 1 + scale.unsqueeze(2)).flatten(1, 2))
+        shift, scale = (self.modulation.to(e.dtype) + e[:, :, None, None]).unbind(3)
+        return self.head(torch.addcmul(shift, F.layer_norm(x, (self.dim,), eps=self.eps), 1 + scale))
 
 
 class Transformer(nn.Module):
@@ -258,26 +255,26 @@ class Transformer(nn.Module):
         _, frames, _, height, width = x.shape
         rows, columns = height // self.config.patch_size[0], width // self.config.patch_size[1]
         weight = self.patch_embedding.weight
-        patches = rearrange(x.to(weight.dtype), "b f c (h p) (w q) -> b (f h w) (c p q)", p=self.config.patch_size[0], q=self.config.patch_size[1])
-        tokens = F.linear(patches, weight.flatten(1), self.patch_embedding.bias)  # [b, n, d]; equals the strided convolution
+        patches = rearrange(x.to(weight.dtype), "b f c (h p) (w q) -> b f (h w) (c p q)", p=self.config.patch_size[0], q=self.config.patch_size[1])
+        tokens = F.linear(patches, weight.flatten(1), self.patch_embedding.bias)  # [b, f, n, d]; equals the strided convolution
         if self.config.places:
-            tokens = tokens + self.place_embedding.to(tokens.dtype).repeat(frames, 1)
+            tokens = tokens + self.place_embedding.to(tokens.dtype)
 
         e = self.time_embedding(sinusoid(1000 * sigma, self.config.freq_dim).to(weight.dtype))  # [b, f, d]
         if actions is not None:
             e = e + self.action_embedding(actions.flatten(2).to(weight.dtype))
-        e6 = self.time_projection(e).unflatten(-1, (6, -1))  # [b, f, 6, d]
+        e6 = self.time_projection(e).unflatten(-1, (1, 6, -1))  # [b, f, 1, 6, d]
         for layer, block in enumerate(self.blocks):
             tokens = block(tokens, e6, layer, attend, None if text is None else text[layer])
         if wanted is not None:
             skipped, frames = frames - wanted, wanted
-            tokens, x, sigma, e = tokens[:, skipped * rows * columns :], x[:, skipped:], sigma[:, skipped:], e[:, skipped:]
+            tokens, x, sigma, e = tokens[:, skipped:], x[:, skipped:], sigma[:, skipped:], e[:, skipped:]
         if not frames:
             return x.float()
         out = self.head(tokens, e).float()
         out = rearrange(
-            out, "b (f h w) (p q c) -> b f c (h p) (w q)",
-            f=frames, h=rows, w=columns, p=self.config.patch_size[0], q=self.config.patch_size[1],
+            out, "b f (h w) (p q c) -> b f c (h p) (w q)",
+            h=rows, w=columns, p=self.config.patch_size[0], q=self.config.patch_size[1],
         )  # fmt: skip
         x0 = out if self.config.prediction == "x0" else x.float() - sigma[..., None, None, None].float() * out
         if self.config.motion_channels:

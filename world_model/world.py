@@ -320,12 +320,13 @@ def begins(start: Any, actions: np.ndarray | None) -> int | tuple[bytes, ...]:
 def lay_out(autoencoder: Autoencoder, transformer: nn.Module, *, packed: bool = True) -> None:
     """Lay weights out as processors multiply them fastest: convolutions channels last, queries, keys and values together, all packed where that can be.
 
-    A memory of places stays in float32: what is read from a map are places on it.
+    A memory of places and what reckons them stay in float32: what is read from a map are places on it, and few numbers are faster in it.
     """
     for convolutions in (autoencoder, *(part for part in transformer.children() if isinstance(part, Motion | Recall))):
         convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if isinstance(convolutions, Recall):
             convolutions.memory.float()
+            convolutions.ego.float()
     together: list[nn.Module] = []
     for block in transformer.blocks:  # type: ignore[union-attr]
         block.self_attn.pack(packed=packed)

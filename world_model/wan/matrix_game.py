@@ -172,12 +172,12 @@ class ActionBlock(Block):
 
     def forward(self, x: Tensor, e: Tensor, layer: int, attend: Attend, text: Any) -> Tensor:
         seen, keys, mouse = text
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.to(e.dtype) + e).unbind(2)  # each [b, f, d]
-        x = self._gated_add(x, self.self_attn(self._modulate(x, shift1, scale1), layer, attend), gate1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.to(e.dtype) + e).unbind(3)  # each [b, f, 1, d]
+        x = torch.addcmul(x, self.self_attn(self.modulate(x, shift1, scale1), layer, attend), gate1)
         x = x + self.cross_attn(self.norm3(x), seen)
         if self.action_model is not None:
-            x = self.action_model(x, keys, mouse, layer, attend)
-        return self._gated_add(x, self.ffn(self._modulate(x, shift2, scale2)), gate2)
+            x = self.action_model(x.flatten(1, 2), keys, mouse, layer, attend).view_as(x)
+        return torch.addcmul(x, self.ffn(self.modulate(x, shift2, scale2)), gate2)
 
 
 class MatrixGame(Transformer):
