@@ -113,6 +113,11 @@ class Keyboard:
             self._down.clear()
             self._tilts = {}
 
+    @property
+    def waits(self) -> bool:
+        """Whether something happened that no tick has seen yet."""
+        return self._input_s is not None
+
     def take(self) -> Held:
         """Return the actions of one tick and forget the taps that it has now seen."""
         with self._lock:

@@ -1,8 +1,8 @@
 """A world being played: wait, read the newest input, tick, show, record, and again.
 
 This loop is the same with a window and without. With a window it runs in a thread beside the display; without, it is all
-there is. The order within a round is what makes it obey: the wait comes first, the input is read last, and nothing stands
-between reading it and the tick. Commands (pause, step, restart, stop) may come from any thread at any time, even while the
+there is. The order within a round is what makes it obey: the wait comes first, and a key cuts it short, the input is read last,
+and nothing stands between reading it and the tick. Commands (pause, step, restart, stop) may come from any thread at any time, even while the
 world is still loading; a paused game sleeps until one of them comes. What a command changes in the stream or its recording is done
 by the thread that plays, between two ticks; what takes long on the disk is done beside it.
 """
@@ -95,7 +95,7 @@ class Game:
         self._open_world, self._player, self._screen, self._config, self._branch = open_world, player, screen, config, branch
         self._clock = clock or Clock()
         self._told = threading.Condition()
-        self._paused = self._stopped = self._rewinding = False
+        self._paused = self._stopped = self._rewinding = self._hurried = False
         self._orders: deque[Order] = deque()
         self._steps = self._played = 0
         self._went_back = 0  # pictures shown since the rewind began
@@ -179,6 +179,12 @@ class Game:
         """Go over into another world between two ticks: to a start of it, or from the frame on the screen; if that cannot be, tell why and play on."""
         with self._told:
             self._orders.append(lambda _, recordings: self._go_over(world, keep_screen, recordings))
+            self._told.notify_all()
+
+    def hurry(self) -> None:
+        """Have the next tick not wait for its deadline if it can help: the player has changed his mind."""
+        with self._told:
+            self._hurried = True
             self._told.notify_all()
 
     def cycle_rollback(self) -> None:
@@ -302,7 +308,8 @@ class Game:
                     if self._steps:
                         self._steps -= 1
                         return _Next.TICK
-                elif self._pace is None or (wait_s := self._pace.wait_s(self._clock.now_s())) <= 0:
+                elif self._pace is None or (wait_s := self._pace.wait_s(self._clock.now_s(), hurried=self._hurried and not self._rewinding)) <= 0:
+                    self._hurried = False
                     return _Next.REWIND if self._rewinding else _Next.TICK
                 self._clock.wait(self._told, wait_s)
 

@@ -2,7 +2,9 @@
 
 Ticks have deadlines one period apart, so that a small delay is caught up by a shorter wait and the world keeps its speed.
 A tick that starts more than half a period after its deadline is late: the deadlines are laid anew from that moment, so that
-the engine never races to catch up with lost time, and the late tick is counted for the player to see. `Pace` is a pure
+the engine never races to catch up with lost time, and the late tick is counted for the player to see. When the player changes
+his mind, the next tick need not wait: it may start up to a period before its deadline, which stays where it is. So a key is answered
+at once where the engine would idle, and the world is never more than one tick ahead of its time. `Pace` is a pure
 function of its own fields and the time it is given; the clock is handed in, and tests hand in one of their own.
 """
 
@@ -21,9 +23,9 @@ class Pace:
     due_s: float
     late: bool = False
 
-    def wait_s(self, now_s: float) -> float:
-        """Return how long to wait before the next tick may start."""
-        return max(0.0, self.due_s - now_s)
+    def wait_s(self, now_s: float, *, hurried: bool = False) -> float:
+        """Return how long to wait before the next tick may start; `hurried` if the player has changed his mind since the last."""
+        return max(0.0, self.due_s - hurried * self.period_s - now_s)
 
     def started(self, now_s: float) -> "Pace":
         """Return the pace after a tick that started at `now_s`."""

@@ -150,6 +150,9 @@ class Projector:
     def rewind(self, on: bool) -> None:
         """Nothing is rewound here: seeking does that."""
 
+    def hurry(self) -> None:
+        """What was recorded listens to no key."""
+
     def stop(self) -> None:
         """End `run`."""
         with self._told:

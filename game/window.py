@@ -106,6 +106,8 @@ class Window:
                 self._mailbox.wait(PLAYING_POLL_S if playing else PAUSED_POLL_S)
                 for event in pygame.event.get():
                     self._handle(event)
+                    if self._keyboard.waits:
+                        self._game.hurry()
                 ended = self._ended
                 self._fetch_world()
                 self._fetch()

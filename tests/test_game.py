@@ -41,6 +41,17 @@ def test_ticks_never_start_early_nor_race_to_catch_up(period_s: float, work: lis
         assert (starts[-1] - starts[first]) >= (len(starts) - 1 - first - SLACK) * period_s - 1e-9
 
 
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 0.9)), min_size=1, max_size=60))
+def test_hurried_ticks_start_at_most_one_period_early_and_the_world_keeps_its_speed(ticks: list[tuple[bool, float]]) -> None:
+    pace, now = Pace(1.0, 0.0), 0.0
+    for number, (hurried, work) in enumerate(ticks):
+        now += pace.wait_s(now, hurried=hurried)
+        assert now >= number - hurried - 1e-9
+        pace = pace.started(now)
+        assert not pace.late and pace.due_s == number + 1, "deadlines stay where they are"
+        now += work
+
+
 @given(st.lists(st.floats(0, 0.99 * SLACK), min_size=2, max_size=60))
 def test_small_delays_are_caught_up(delays: list[float]) -> None:
     pace, now = Pace(1.0, 0.0), 0.0
@@ -126,6 +137,25 @@ def test_a_frame_is_made_from_the_input_read_after_the_wait() -> None:
     assert [int(picture.frame[0, 0, 1]) for picture in pictures] == [0, 0, 0, 255, 0, 0]
     assert pictures[3].input_s == pytest.approx(PERIOD)
     assert clock.now_s() == pytest.approx(4 * PERIOD), "five ticks, one period apart"
+
+
+def test_a_key_cuts_the_wait_short() -> None:
+    """A key goes down early in the wait for the third tick: that begins at once, and the ones after it when they would have begun anyway."""
+    keyboard, starts = Keyboard(), []
+
+    def during_wait(wait_s: float | None) -> float | None:
+        if len(starts) != 2 or keyboard.waits:
+            return None
+        keyboard.press(UP, clock.now_s() + PERIOD / 4)
+        game.hurry()
+        return PERIOD / 4
+
+    clock, world = ToyClock(during_wait), ToyWorld()
+    world.during_tick = lambda _: starts.append(clock.now_s())
+    game = Game(lambda: world, keyboard, NullScreen(), GameConfig(frames=5), clock)
+    game.run()
+    assert world.asked == [(), (), (FORWARD,), (FORWARD,), (FORWARD,)]
+    assert [start / PERIOD for start in starts] == pytest.approx([0, 1, 1.25, 3, 4])
 
 
 @pytest.mark.parametrize("moment", ["wait", "tick"])

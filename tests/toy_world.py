@@ -84,17 +84,17 @@ class ToyStream:
 
 
 class ToyClock(Clock):
-    """Time that passes only by waiting and by `advance`; `during_wait` is called in every wait, with its length."""
+    """Time that passes only by waiting and by `advance`; `during_wait` is called in every wait, with its length, and may return when it is cut short."""
 
-    def __init__(self, during_wait: Callable[[float | None], None] = lambda wait_s: None) -> None:
+    def __init__(self, during_wait: Callable[[float | None], float | None] = lambda wait_s: None) -> None:
         self.time_s, self.during_wait = 0.0, during_wait
 
     def now_s(self) -> float:
         return self.time_s
 
     def wait(self, condition: object, timeout_s: float | None) -> None:
-        self.during_wait(timeout_s)
-        self.time_s += timeout_s or 0.0
+        cut_s = self.during_wait(timeout_s)
+        self.time_s += (timeout_s or 0.0) if cut_s is None else cut_s
 
     def advance(self, seconds: float) -> None:
         self.time_s += seconds
