@@ -251,7 +251,7 @@ def test_every_pass_is_shown_what_is_remembered_from_the_places_of_its_frames(wo
         if len(given) > 7:
             assert stream.window.recalled is not None
             places = stream.window.recalled[1][:, : given[7].shape[1]]
-            assert torch.allclose(given[7], world.transformer.recall.remember(places)[:, :, :-1], rtol=1e-4, atol=1e-4)
+            assert torch.allclose(given[7], world.transformer.recall.remember(places)[:, :, :-1], atol=3e-5)  # convolutions of other batches round differently
             passes.append(given[7].shape[1])
         return forward(*given)
 

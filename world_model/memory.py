@@ -72,8 +72,8 @@ class Memory(nn.Module):
     def _paint(self, places: Tensor, height: int, width: int) -> Tensor:
         """Return pictures column by column: what a ray meets is said once for all of a column, and a row of floor or ceiling is equally far everywhere."""
         right, down = self._slopes(height, width)
-        position, (ahead, left) = on_map(places[:, :2]).T[..., None], F.normalize(places[:, 2:4], dim=-1, eps=1e-6).T[..., None]  # [2, n, 1], [n, 1] each
-        rays = SCALE * torch.stack([ahead + right * left, left - right * ahead])  # [2, n, width], for a depth of one
+        position, (cosine, sine) = on_map(places[:, :2]).T[..., None], F.normalize(places[:, 2:4], dim=-1, eps=1e-6).T[..., None]  # [2, n, 1], [n, 1] each
+        rays = SCALE * torch.stack([cosine + right * sine, sine - right * cosine])  # [2, n, width], for a depth of one
         depth = self._meet(position, rays)  # [n, width]
         higher = self.heights.exp()
         eye, above = EYE * higher[0] + places[:, 4, None], ABOVE * higher[1] - places[:, 4, None]  # [n, 1]
