@@ -38,13 +38,13 @@ def test_a_wall_is_seen_where_it_stands() -> None:
     memory.seen[:, -3] = 1
     red = []
     for x in (0.1, 0.3):
-        picture = memory(torch.tensor([[x, 0.5, 1.0] + [0.0] * 5]))[0]
-        assert picture.shape == (4, 32, 64)
+        (picture,), (inverse,) = memory(torch.tensor([[x, 0.5, 1.0] + [0.0] * 5]))
+        assert picture.shape == (3, 32, 64) and inverse.shape == (1, 32, 64)
         red.append(int((picture[0, 16:, 32] > 0).sum()))
         expected = EYE / (0.5 + 0.017 - x) / (0.5 / 16)  # rows: the wall ends an eye's height below the horizon, and half a row is 1/32 at depth one
         assert abs(red[-1] - expected) < 1.5, (red, expected)
     assert red[1] > red[0]
-    higher = memory(torch.tensor([[0.3, 0.5, 1.0, 0.0, 0.02] + [0.0] * 3]))[0]
+    (higher,), _ = memory(torch.tensor([[0.3, 0.5, 1.0, 0.0, 0.02] + [0.0] * 3]))
     assert int((higher[0, 16:, 32] > 0).sum()) > red[1], "from higher up its foot is seen lower"
 
 

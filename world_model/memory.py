@@ -61,16 +61,16 @@ class Memory(nn.Module):
         disk = (across.square() + across[:, None].square() <= radius**2).float()
         self.matter.copy_(torch.where(F.conv2d(been, disk[None, None], padding=len(across) // 2) > 0, -8.0, 8.0))
 
-    def forward(self, places: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Return what is remembered from places [n, 8] (`world_model.recall`): pictures and their inverse depths [n, 4, height, width], float32.
+    def forward(self, places: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """Return what is remembered from places [n, 8] (`world_model.recall`): pictures [n, 3, height, width] and their inverse depths [n, 1, ...], float32.
 
         Red, green and blue go from about -1 to 1; a depth of one is the longer side of the map. `size` is that of the pictures, if not the usual one.
         """
         with torch.autocast(places.device.type, enabled=False):
             return self._paint(places.float(), *(size or self.size))
 
-    def _paint(self, places: Tensor, height: int, width: int) -> Tensor:
-        """Return pictures column by column: what a ray meets is said once for all of a column, and a row of floor or ceiling is equally far everywhere."""
+    def _paint(self, places: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Paint column by column: what a ray meets is said once for all of a column, and a row of floor or ceiling is equally far everywhere."""
         right, down = self._slopes(height, width)
         position, (cosine, sine) = on_map(places[:, :2]).T[..., None], F.normalize(places[:, 2:4], dim=-1, eps=1e-6).T[..., None]  # [2, n, 1], [n, 1] each
         rays = SCALE * torch.stack([cosine + right * sine, sine - right * cosine])  # [2, n, width], for a depth of one
@@ -90,7 +90,7 @@ class Memory(nn.Module):
         nearer = ((SHARP * depth)[..., None] * near - SHARP).sigmoid()[:, None]
         colours = torch.lerp(wall * shades[:, None, :width, None, 0], flat * shades[:, None, None, width:, 1], nearer)
         inverse = torch.maximum((1 / depth)[:, None, :, None], near[:, None])
-        return torch.cat([colours, inverse], 1).transpose(2, 3)
+        return colours.transpose(2, 3), inverse.transpose(2, 3)
 
     def steps(self, seen: Tensor, inverse: Tensor) -> Tensor:
         """Return how pictures [n, c, h, w] of inverse depths [n, 1, h, w] change with each step of who sees them: [n, 4, c, h, w].

@@ -13,17 +13,21 @@ frame learns and makes the same small step.
 """
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from world_model.packing import Product, joined_product
+
 RECALLS = 1.0  # how much is taken of what is remembered before anything is learnt, as a logit
 
 
 class ModulatedPair(nn.Module):
-    """x + conv(relu(modulated conv(relu(x)))), x [b, c, h, w], modulated by e [b, d]."""
+    """x + conv(relu(modulated conv(relu(x)))), x [b, c, h, w]; `modulation` makes shift and scale of time and action vectors."""
 
     def __init__(self, channels: int, dim: int) -> None:
         super().__init__()
@@ -33,9 +37,9 @@ class ModulatedPair(nn.Module):
         for zero in (self.conv2.weight, self.modulation.weight, self.modulation.bias):
             nn.init.zeros_(zero)
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        scale, shift = self.modulation(e)[..., None, None].chunk(2, 1)
-        return x + self.conv2(F.relu(torch.addcmul(shift, self.conv1(F.relu(x)), 1 + scale)))
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Return the same shape as x, scaled and shifted by [b, c, 1, 1] each."""
+        return x + self.conv2(F.relu(torch.addcmul(shift, self.conv1(F.relu(x)), scale)))
 
 
 class Motion(nn.Module):
@@ -48,6 +52,8 @@ class Motion(nn.Module):
         recalls: whether it is given remembered frames, too.
         least: how much of these it takes in any case.
     """
+
+    packed: Product | None = None
 
     def __init__(
         self, latent_channels: int, dim: int, patch_size: tuple[int, int], channels: int, blocks: int, recalls: bool = False, least: float = 0.0
@@ -77,25 +83,51 @@ class Motion(nn.Module):
         """
         p, q = self.patch
         rows = x.shape[3] // p
-        told = rearrange(self.from_tokens(tokens), "b f (h w) (p q c) -> (b f) c (h p) (w q)", h=rows, p=p, q=q)
-        e, sources = e.flatten(0, 1), [source.flatten(0, 1).float() for source in (before, recalled) if source is not None]
-        features = self.search(self.look(_last(torch.cat([x.flatten(0, 1), *sources], 1).to(told.dtype))) + told, e)
+        told = rearrange(self.from_tokens(tokens), "b f (h w) (p q c) -> (b f) (h p) (w q) c", h=rows, p=p, q=q).permute(0, 3, 1, 2)  # channels last
+        scales, shifts = self.modulations(e.flatten(0, 1))
+        sources = [source.flatten(0, 1).float() for source in (before, recalled) if source is not None]
+        features = self.search(self.look(_last(torch.cat([x.flatten(0, 1), *sources], 1).to(told.dtype))) + told, scales[0], shifts[0])
         moves = self.flow(F.relu(features)).float()
         warped = [warp(source, moves[:, 2 * n : 2 * n + 2]) for n, source in enumerate(sources)]
         features = features + self.compare(_last(torch.cat(warped, 1).to(told.dtype)))
         made = warped[0]
         if recalled is not None:
             made = torch.lerp(made, warped[1], self.least + (1 - self.least) * torch.sigmoid(moves[:, 4:] + RECALLS))
-        for block in self.blocks:
-            features = block(features, e)
+        for block, scale, shift in zip(self.blocks, scales[1:], shifts[1:], strict=True):
+            features = block(features, scale, shift)
         return (made + self.leave(F.relu(features)).float()).unflatten(0, x.shape[:2])
+
+    @property
+    def pairs(self) -> list[ModulatedPair]:
+        """All residual pairs, in the order that they are run."""
+        return [self.search, *self.blocks]  # type: ignore[list-item]
+
+    def modulations(self, e: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Return every pair's scale (about one) and shift, [n, c, 1, 1] each, of vectors e [n, d]."""
+        if self.packed is None or torch.is_grad_enabled():
+            told = torch.stack([pair.modulation(e) for pair in self.pairs])
+        else:
+            told = self.packed(e).unflatten(1, (len(self.pairs), -1)).transpose(0, 1)
+        scale, shift = told[..., None, None].chunk(2, 2)
+        return (1 + scale).unbind(), shift.unbind()
+
+    def pack(self, *, packed: bool = True) -> None:
+        """Make one product of all modulations where no gradient is wanted; `packed` as in `SelfAttention.pack`."""
+        self.packed = joined_product(*(pair.modulation for pair in self.pairs), packed=packed)
 
 
 def warp(images: Tensor, flow: Tensor) -> Tensor:
     """Warp images [n, c, h, w] backward by a flow [n, 2, h, w]: right and down, in positions, from where each position takes its content (bicubic)."""
-    height, width = images.shape[2:]
-    here = torch.stack(torch.meshgrid(torch.arange(width, device=flow.device), torch.arange(height, device=flow.device), indexing="xy"))
-    return resample(images, ((flow + (here + 0.5)) * (2 / flow.new_tensor([[[width]], [[height]]])) - 1).permute(0, 2, 3, 1))
+    here, units = positions(*images.shape[2:], flow.device)
+    return resample(images, ((flow + here) * units - 1).permute(0, 2, 3, 1))
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept may serve a pass with gradient next
+def positions(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return where the positions of an image are, right and down [2, height, width], and of what part of its half one step is [2, 1, 1]."""
+    here = torch.stack(torch.meshgrid(torch.arange(width, device=device), torch.arange(height, device=device), indexing="xy"))
+    return here + 0.5, 2 / torch.tensor([[[width]], [[height]]], dtype=torch.float32, device=device)
 
 
 def resample(images: Tensor, grid: Tensor) -> Tensor:

@@ -33,6 +33,20 @@ def packed_product(weight: Tensor, bias: Tensor, *, gelu: bool = False, packed: 
     return lambda x: multiply(x, reordered, bias, activation, [], algorithm)
 
 
+def joined_product(*layers: nn.Linear, packed: bool = True) -> Product:
+    """Return what multiplies x [..., inputs] by the weights of layers of one size, one beside the other; they become parts of a larger tensor."""
+    weight, bias = join(*(layer.weight for layer in layers)), join(*(layer.bias for layer in layers))
+    return packed_product(weight.flatten(0, 1), bias.flatten(), packed=packed)
+
+
+def join(*weights: Tensor) -> Tensor:
+    """Make weights of one shape parts of one tensor [weights, ...], and return it."""
+    whole = torch.stack([weight.data for weight in weights])
+    for weight, part in zip(weights, whole, strict=True):
+        weight.data = part
+    return whole
+
+
 def packed_convolution(layer: nn.Conv2d, rows: int, columns: int) -> Product:
     """Return a convolution's forward with packed weights, in the layout chosen for an image of `rows` x `columns`."""
     where = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups

@@ -76,7 +76,7 @@ class Recall(nn.Module):
         self.memory = Memory((PIXELS * shape[1], PIXELS * shape[2]), width, field_of_view)
         enter, leave = nn.Conv2d(3 * PIXELS**2, 2 * looks, 3, padding=1), nn.Conv2d(2 * looks, shape[0], 3, padding=1)
         self.colour = nn.Conv2d(shape[0], 3, 1)
-        self.encode = nn.Sequential(nn.PixelUnshuffle(PIXELS), enter, *(ResidualPair(2 * looks) for _ in range(blocks)), leave)
+        self.encode = nn.Sequential(nn.Identity(), enter, *(ResidualPair(2 * looks) for _ in range(blocks)), leave)
         for last in (self.ego[2], self.think[2]):  # type: ignore[index]
             nn.init.zeros_(last.weight)  # type: ignore[arg-type]
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
@@ -171,7 +171,7 @@ class Recall(nn.Module):
             angles = GOLDEN_ANGLE * torch.arange(len(cells), device=cells.device)[:, None]
             places = F.pad(torch.cat([from_map((2 * cells + 1) / self.memory.matter.shape[-1] - 1), along(angles)], 1), (0, PLACE - 4))
             rows, columns = max(1, self.shape[1] // 2), max(1, self.shape[2] // 2)
-            looks = [self._rough(self.memory(some, (rows, columns))[:, :3]) for some in places.split(512)]
+            looks = [self._rough(self.memory(some, (rows, columns))[0]) for some in places.split(512)]
             self._atlas = version, places, torch.cat(looks)
         return self._atlas[1:]
 
@@ -278,13 +278,15 @@ class Recall(nn.Module):
 
         [..., c + 1, h, w]: latent frames, and the inverse depth at each of their positions.
         """
-        pictures = self.memory(places.flatten(0, -2))
-        views = torch.cat([self.encoded(pictures[:, :3]).float(), F.avg_pool2d(pictures[:, 3:], PIXELS)], 1)
+        pictures, inverse = self.memory(places.flatten(0, -2))
+        views = torch.cat([self.encoded(pictures).float(), F.avg_pool2d(inverse, PIXELS)], 1)
         return views.unflatten(0, places.shape[:-1])
 
     def encoded(self, pictures: Tensor) -> Tensor:
         """Return the latent frames [n, c, h, w] of remembered pictures [n, 3, height, width]."""
-        return self.encode(pictures.to(self.told.weight.dtype).contiguous(memory_format=torch.channels_last))
+        patches = pictures.unflatten(3, (-1, PIXELS)).unflatten(2, (-1, PIXELS)).permute(0, 2, 4, 1, 3, 5)  # [n, h, w, 3, PIXELS, PIXELS]
+        patches = patches.to(self.told.weight.dtype, memory_format=torch.contiguous_format)  # as `F.pixel_unshuffle`, but all in one copy
+        return self.encode(patches.flatten(3).permute(0, 3, 1, 2))
 
 
 def reckon(places: Tensor, gone: Tensor) -> Tensor:

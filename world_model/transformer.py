@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from world_model.attention import attention
 from world_model.motion import Motion
-from world_model.packing import Product, packed_product
+from world_model.packing import Product, join, joined_product
 from world_model.recall import Recall
 
 TIME_BASE = 10000.0
@@ -127,16 +127,7 @@ class SelfAttention(nn.Module):
 
         `packed` says whether this product may have a packed weight (`world_model.packing`).
         """
-
-        def join(*weights: Tensor) -> Tensor:
-            whole = torch.stack([weight.data for weight in weights])
-            for weight, part in zip(weights, whole, strict=True):
-                weight.data = part
-            return whole
-
-        projections = self.q, self.k, self.v
-        weight, bias = join(*(p.weight for p in projections)), join(*(p.bias for p in projections))
-        self.packed = packed_product(weight.flatten(0, 1), bias.flatten(), packed=packed), join(self.norm_q.weight, self.norm_k.weight)
+        self.packed = joined_product(self.q, self.k, self.v, packed=packed), join(self.norm_q.weight, self.norm_k.weight)
 
 
 class CrossAttention(SelfAttention):
@@ -167,15 +158,21 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor, layer: int, attend: Attend, text: tuple[Tensor, Tensor] | None) -> Tensor:
         """Return tokens [b, f, n, d] for tokens x of the same shape under the modulation e [b, f, 1, 6, d] of their frames."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.to(e.dtype) + e).unbind(3)  # each [b, f, 1, d]
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(e)
         x = torch.addcmul(x, self.self_attn(self.modulate(x, shift1, scale1), layer, attend), gate1)
         if text is not None:
             x = x + self.cross_attn(self.norm3(x), text)
         return torch.addcmul(x, self.ffn(self.modulate(x, shift2, scale2)), gate2)
 
+    def modulations(self, e: Tensor) -> Iterable[Tensor]:
+        """Return shift, scale (about one) and gate of the attention and those of the feed-forward layer, [b, f, 1, d] each, for e as in `forward`."""
+        parts = self.modulation.to(e.dtype) + e
+        parts[..., 1::3, :] += 1
+        return parts.unbind(3)
+
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Return tokens [b, f, n, d] normalised, scaled and shifted frame by frame, [b, f, 1, d] each."""
-        return torch.addcmul(shift, F.layer_norm(x, (self.dim,), eps=self.eps), 1 + scale)
+        return torch.addcmul(shift, F.layer_norm(x, (self.dim,), eps=self.eps), scale)
 
 
 class Head(nn.Module):

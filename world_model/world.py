@@ -328,6 +328,9 @@ def lay_out(autoencoder: Autoencoder, transformer: nn.Module, *, packed: bool = 
             convolutions.memory.float()
             convolutions.ego.float()
     together: list[nn.Module] = []
+    if isinstance(motion := getattr(transformer, "motion", None), Motion):
+        motion.pack(packed=packed)
+        together += (pair.modulation for pair in motion.pairs)
     for block in transformer.blocks:  # type: ignore[union-attr]
         block.self_attn.pack(packed=packed)
         together += block.self_attn.q, block.self_attn.k, block.self_attn.v

@@ -52,7 +52,7 @@ class RecallRecipe:
 def memory_loss(recall: Recall, clips: "LatentClips", frames: int, rng: np.random.Generator) -> Tensor:
     """Return mean squared errors for randomly drawn frames, added up: of what is remembered, in pictures in [-1, 1] and in latents, and of latents' colours."""
     rows = np.sort(share(rng.integers(len(clips.latents), size=count_ranks() * frames)))
-    made = recall.memory(clips.places[torch.from_numpy(rows)])[:, :3]
+    made, _ = recall.memory(clips.places[torch.from_numpy(rows)])
     real = torch.from_numpy(clips.clips.frames[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
     latents = clips.latents[torch.from_numpy(rows)].float()
     colours = recall.colour(latents).float() - F.interpolate(real, recall.shape[1:], mode="area")

@@ -172,7 +172,7 @@ class ActionBlock(Block):
 
     def forward(self, x: Tensor, e: Tensor, layer: int, attend: Attend, text: Any) -> Tensor:
         seen, keys, mouse = text
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.to(e.dtype) + e).unbind(3)  # each [b, f, 1, d]
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(e)
         x = torch.addcmul(x, self.self_attn(self.modulate(x, shift1, scale1), layer, attend), gate1)
         x = x + self.cross_attn(self.norm3(x), seen)
         if self.action_model is not None:
