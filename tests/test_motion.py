@@ -61,3 +61,17 @@ def test_a_part_of_what_is_remembered_is_taken_in_any_case() -> None:
 def test_warps_of_a_batch_lie_within_their_bounds() -> None:
     maps = draw_warps(np.random.default_rng(0), 500)
     assert maps[:, 0, 0].log().abs().max() <= 0.2 and maps[:, 0, 2].abs().max() <= 0.19 and 150 < int((maps[:, 1, 2] == 0).sum()) < 350
+
+
+def test_one_product_makes_the_modulations_of_all_pairs() -> None:
+    torch.manual_seed(0)
+    motion = Motion(latent_channels=4, dim=16, patch_size=(2, 2), channels=16, blocks=2)
+    for pair in motion.pairs:
+        torch.nn.init.normal_(pair.modulation.weight)
+    before, tokens, told = torch.randn(2, 3, 4, 6, 8), torch.randn(2, 3, 12, 16), torch.randn(2, 3, 16)
+    plain = motion(before, before, tokens, told)
+    motion.pack()
+    with torch.no_grad():
+        torch.testing.assert_close(motion(before, before, tokens, told), plain)
+    motion(before, before, tokens, told).square().sum().backward()
+    assert all(pair.modulation.bias.grad is not None for pair in motion.pairs), "each has weights of its own"

@@ -93,6 +93,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
+        self._inverse: tuple[Tensor, int | None, Tensor] | None = None  # which matrix of latents, its version, and the inverse
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         for conv in (module for module in self.modules() if isinstance(module, nn.Conv2d)):
@@ -125,8 +126,17 @@ class Autoencoder(nn.Module):
 
     def to_rgb(self, latents: Tensor) -> Tensor:
         """Decode latents [batch, channels, h, w] to float32 RGB, about [-1, 1], [batch, 3, height, width]; gradients pass."""
-        z = _mix(torch.linalg.inv(self.latent_matrix.float()), latents.float()) + self.latent_mean.float()[:, None, None]
+        z = _mix(self._unmix(), latents.float()) + self.latent_mean.float()[:, None, None]
         return self.decoder(z.to(self.dtype).contiguous(memory_format=torch.channels_last)).float()
+
+    @torch.inference_mode(False)  # what is kept may serve a pass with gradient next
+    def _unmix(self) -> Tensor:
+        """Return the inverse of the matrix of latents, float32; computed once."""
+        matrix = self.latent_matrix
+        version = None if matrix.is_inference() else matrix._version
+        if self._inverse is None or self._inverse[0] is not matrix or self._inverse[1] != version:
+            self._inverse = matrix, version, torch.linalg.inv(matrix.float())
+        return self._inverse[2]
 
 
 def _mix(matrix: Tensor, latents: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class KeyValueCache:
         self.k = torch.zeros(layers, batch, config.cache, tokens, heads, head_width, **options)
         self.v = torch.zeros_like(self.k)
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}  # of the slots that were not written since
-        self._runs: dict[tuple[int, ...], list[slice]] = {}  # the ring has few states
+        self._seen: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor]]] = {}  # runs of slots that are read together: the ring has few states
 
     def slot(self, block: int) -> int:
         """Return where a block is kept; keys need no order, so the ring is never shifted."""
@@ -76,12 +76,14 @@ class KeyValueCache:
 
     def read(self, layer: int, blocks: list[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values [batch, tokens of all blocks, heads, head width] of the given blocks, followed by a pass's own."""
-        slots = tuple(self.slot(block) for block in blocks)
-        if slots not in self._runs:
+        slots = tuple(map(self.slot, blocks))
+        if slots not in self._seen:
             ends = [n for n in range(1, len(slots)) if slots[n] != slots[n - 1] + 1]
-            self._runs[slots] = [slice(slots[n], slots[m - 1] + 1) for n, m in pairwise((0, *ends, len(slots)))] if slots else []
-        runs = self._runs[slots]
-        return tuple(torch.cat([*(kept[layer, :, run].flatten(1, 2) for run in runs), own], 1) for kept, own in ((self.k, k), (self.v, v)))  # type: ignore[return-value]
+            runs = [slice(slots[n], slots[m - 1] + 1) for n, m in pairwise((0, *ends, len(slots)))] if slots else []
+            keys, values = ([kept[:, :, run].flatten(2, 3) for run in runs] for kept in (self.k, self.v))
+            self._seen[slots] = keys, values
+        keys, values = self._seen[slots]
+        return torch.cat([*(run[layer] for run in keys), k], 1), torch.cat([*(run[layer] for run in values), v], 1)
 
     def snapshot(self, blocks: int) -> dict[int, tuple[Tensor, Tensor]]:
         """Return copies of keys and values [layers, batch, tokens per block, heads, head width] by slot, after so many blocks were written.
