@@ -1,5 +1,6 @@
 """What a world file must satisfy before anything is allocated: its card's ranges, how its parts fit together, and the tensors it holds."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -173,6 +174,6 @@ def read_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, 
     except (OSError, SafetensorError) as error:
         raise WorldError(f"{path} is not a readable world file: {error}.") from error
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and tensor.numel() and not all(map(math.isfinite, torch.aminmax(tensor))):  # NaN is both of them
             raise WorldError(f"{path} holds numbers that are not finite in {name!r}.")
     return tensors

@@ -120,8 +120,10 @@ class Memory(nn.Module):
         """Return whether somebody can stand at positions [..., 2]: there is no wall nearer than a part of a `body` needs; bool [...]."""
         if body not in self._crowded or self._crowded[body][0] != self.matter._version:
             cells = int(body * BODY * SCALE / 2 * self.matter.shape[-1])
-            along_rows = F.max_pool2d(self.matter.detach(), (1, 2 * cells + 1), 1, (0, cells))
-            self._crowded[body] = self.matter._version, F.max_pool2d(along_rows, (2 * cells + 1, 1), 1, (cells, 0))
+            around = F.pad(self.matter.detach(), (cells,) * 4, value=-math.inf)
+            for axis in (2, 3):  # pooling in one axis after the other, in a tenth of the time that `F.max_pool2d` takes
+                around = around.unfold(axis, 2 * cells + 1, 1).amax(-1)
+            self._crowded[body] = self.matter._version, around
         return look_up(self._crowded[body][1], on_map(positions.float()).movedim(-1, 0))[0] < 0
 
     def _meet(self, position: Tensor, rays: Tensor) -> Tensor:
