@@ -291,17 +291,31 @@ def test_streams_are_no_longer_than_the_longest_session(latents: LatentClips) ->
 TAUGHT = replace(STUDENT, steps=300, batch=8, short_share=0.0, rollout_from=1.0)
 
 
-def test_what_stands_out_counts_more_and_is_drawn_more_often(latents: LatentClips) -> None:
+def test_what_stands_out_counts_more_nearby_and_is_drawn_more_often(latents: LatentClips) -> None:
     frames = latents.latents.clone()
-    frames[40:60, :, 1:3, 1:3] += 6.0
+    frames[40:60, :, :1, :1] += 6.0
     clips = LatentClips(latents.clips, frames)
     prices = clips.prices(frames.float(), 1.0)
     assert prices.mean() == pytest.approx(1, abs=1e-3)
-    assert prices[40:60, 1:3, 1:3].min() > 2 * prices[:40].mean()
-    assert clips.prices(frames, 0.0) == 1
+    assert prices[40:60, :1, :1].min() > 2 * prices[:40].mean()
+    assert prices[40:60, :3, :4].min() > 1.5 * prices[:40].mean(), "bodies move"
+    assert torch.equal(clips.prices(frames, 0.0), torch.ones(prices.shape))
     rng = np.random.default_rng(0)
     shares = [np.mean([40 <= first + 10 < 60 for first in clips.draw_starts(20, 10, 2000, rng, stands_out)]) for stands_out in (0.0, 3.0)]
     assert shares[1] > 1.3 * shares[0] > 0
+
+
+def test_what_an_error_counts_is_known_before_the_window(latents: LatentClips) -> None:
+    """If it depended on what is to come the network would learn to make up what costs more to miss."""
+    recipe, layout = replace(STUDENT, past_noise_share=0.0, guessed_before=0.0, flat_share=0.0), Layout(2, 2, 2, 2)
+    shown, actions, places = latents.draw(layout, 3, STUDENT.model.action_history, np.random.default_rng(0))
+    model = Transformer(STUDENT.model)
+    for window in range(2):
+        priced = torch.zeros(3, 2, *shown.shape[-2:])
+        priced[:, window] = 1
+        torch.manual_seed(0)
+        _, errors, _ = clip_loss(model, recipe, shown, actions, places, layout, np.random.default_rng(1), priced)
+        assert (errors.unflatten(1, (2, 2)).sum((0, 2)) > 0).tolist() == [not window, bool(window)], "one price for all frames of a window"
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ class Streams:
         fits = int(np.diff(self.clips.clips.bounds).max()) - past - 2 * len(self.config.ladder)
         ticks = min(int(rng.integers(recipe.shortest, recipe.longest + 1)), max(recipe.shortest, fits))
         length = past + ticks + 2 * len(self.config.ladder)
-        first, self.seed = self.clips.draw_starts(length, past, recipe.batch, rng, self.stands_out), int(rng.integers(1 << 62))
+        first, self.seed = self.clips.draw_starts(length, past - 1, recipe.batch, rng, self.stands_out), int(rng.integers(1 << 62))
         self.begin, self.end = past, past + ticks
         self.window = window = self._new_window()
         rows, self.rows = share(self.clips.with_sinks(first, sink, past, rng)), share(first)
@@ -147,14 +147,14 @@ class Rollout(Streams):
         price = follows * (1.0 if self.truth_is_known(window.start) else recipe.late_price)
         sigma = torch.tensor([self.config.ladder[level] for level in window.levels])
         x0 = window.denoise()
-        prices = self.clips.prices(real, self.stands_out).expand_as(real[:, :, 0])
+        prices = self.clips.prices(window.last, self.stands_out)
         errors = ((x0 - real).square().mean(2) * prices).mean((2, 3))
         loss = (price * errors / sigma.clamp(min=0.3)).mean()
         if recipe.adversary_price and window.levels[0] == len(self.config.ladder) - 1:  # the frames ahead are not finished, and need not look so
             made = window.last[:, 0], x0[:, 0].detach(), window.actions[:, 0]
             before = self.clips.latents[rows[:, 0] - 1].float()
             pull = self._pull(made, (before, real[:, 0], tape[:, 0]))
-            towards = 2 * recipe.adversary_price * (x0[:, 0] * prices[:, :1] * pull).mean()
+            towards = 2 * recipe.adversary_price * (x0[:, 0] * prices * pull).mean()
             loss = loss + towards - towards.detach()
         window.step_down(x0.detach())
         return loss

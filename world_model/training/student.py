@@ -50,8 +50,9 @@ class StudentRecipe:
     ``past_noise``, and of as many blurred, by a share of up to ``past_blur``. In a share ``guessed_before`` of the steps frames ahead move guesses,
     windows whose action is a new one hold what was guessed under the old one, and of ``guessed_past`` of the clips the past of later windows is guessed,
     too. After the share ``rollout_from`` of the steps, every step corrects one tick of rollouts on the student's own history, and clips only every other.
-    With ``stands_out`` errors count up to ten times that more where a frame differs from the usual one, and clips with such frames are drawn more often: of
-    monsters far away a plain mean says next to nothing.
+    With ``stands_out`` errors count up to ten times that more near where the frame before a window differs from the usual one, and clips that go on from such
+    frames are drawn more often: of monsters far away a plain mean says next to nothing. What the network cannot know yet must not say what an error counts:
+    it would learn to see monsters everywhere, as those it misses cost more than those it makes up.
     With ``shard`` every process keeps a part of the parameters.
     """
 
@@ -159,6 +160,7 @@ def draw_levels(recipe: StudentRecipe, layout: Layout, batch: int, rng: np.rando
 
 BEFORE_ROLLOUTS = "student-before-rollouts.pt"  # averaged weights that have seen real pasts only: the better teacher for a distillation
 STRIP = 48  # frames of the rollouts that are shown
+NEAR = 5, 13  # rows and columns of latents around a body that it may be at a few frames later, while who looks turns
 MAP_STEP = 16  # in the game's own units: a map keeps its size when more is collected
 
 
@@ -196,14 +198,14 @@ class LatentClips:
         return saved if isinstance(saved, dict) else {}
 
     def draw(self, layout: Layout, batch: int, history: int, rng: np.random.Generator, stands_out: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw clips with their sinks; `stands_out` as in `draw_starts`.
+        """Draw clips with their sinks; `stands_out` as in `draw_starts`, for the frame before the first window.
 
         Returns:
             latents [batch, sink + frames, c, h, w], the actions that led to them [batch, sink + frames, history, actions], and their true places
             [batch, sink + frames, 8].
         """
         length = layout.sink + layout.frames
-        rows = self.with_sinks(self.draw_starts(length, length // 2, batch, rng, stands_out), layout.sink, length, rng)
+        rows = self.with_sinks(self.draw_starts(length, layout.sink + layout.offset - 1, batch, rng, stands_out), layout.sink, length, rng)
         return self.latents[torch.from_numpy(rows)].float(), torch.from_numpy(self.clips.histories(rows, history)), self.places[torch.from_numpy(rows)]
 
     @cached_property
@@ -217,11 +219,11 @@ class LatentClips:
         earlier, came_from = (torch.where(begins, now, now.roll(1, 0)) for now in (height, states[:, :2]))
         return torch.cat([(states[:, :2] - low) / span, along(heading), height / span, earlier / span, (states[:, :2] - came_from) / span], 1)
 
-    def prices(self, frames: Tensor, stands_out: float) -> Tensor:
-        """Return what errors count at each position of latent frames [..., c, h, w]: [..., h, w], one in the mean over the clips."""
+    def prices(self, known: Tensor, stands_out: float) -> Tensor:
+        """Return what errors count at each position of frames soon after latent frames [..., c, h, w] that are known: [..., h, w], one in the mean."""
         if not stands_out:
-            return frames.new_ones(())
-        return (1 + stands_out * self._salience(frames)) / (1 + stands_out * self._usual[2])
+            return torch.ones_like(known[..., 0, :, :])
+        return (1 + stands_out * self._salience(known)) / (1 + stands_out * self._mean_salience)
 
     def draw_starts(self, length: int, at: int, batch: int, rng: np.random.Generator, stands_out: float) -> np.ndarray:
         """Draw the rows [batch] at which clips of so many frames begin: the odds grow with how unusual their frame `at` is, times `stands_out`."""
@@ -233,22 +235,28 @@ class LatentClips:
 
     @cached_property
     def _unusual(self) -> np.ndarray:
-        """How unusual every frame is [n], one in the mean."""
-        return torch.cat([self._salience(some.float()).mean((1, 2)) / self._usual[2] for some in self.latents.split(4096)]).numpy()
+        """How unusual every frame is [n], about one in the mean."""
+        return torch.cat([self._salience(some.float()).mean((1, 2)) / self._mean_salience for some in self.latents.split(4096)]).numpy()
 
     def _salience(self, frames: Tensor) -> Tensor:
-        """Return by how many times the mean square of all places each place of frames [..., c, h, w] is unusual, at most ten: [..., h, w]."""
-        usual, scale, _ = self._usual
-        return _differences(frames, usual).div(scale).clamp(max=10)
+        """Return by how many times the mean square of all places frames [..., c, h, w] are unusual NEAR each place, at most ten: [..., h, w]."""
+        usual, scale = self._usual
+        differences = _differences(frames, usual).div(scale).clamp(max=10)
+        return F.max_pool2d(differences.flatten(0, -3)[:, None], NEAR, 1, (NEAR[0] // 2, NEAR[1] // 2)).view_as(differences)
 
     @cached_property
-    def _usual(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean frame without its brightness [c, h, w], the mean square by which frames differ from it, and the mean of this up to ten times as much."""
-        some = self.latents[:: max(1, len(self.latents) // 4096)].float()
+    def _usual(self) -> tuple[Tensor, Tensor]:
+        """The mean frame without its brightness [c, h, w], and the mean square by which frames differ from it."""
+        some = self._some()
         usual = (some - some.mean((-1, -2), keepdim=True)).mean(0)
-        differences = _differences(some, usual)
-        scale = differences.mean()
-        return usual, scale, (differences / scale).clamp(max=10).mean()
+        return usual, _differences(some, usual).mean()
+
+    @cached_property
+    def _mean_salience(self) -> Tensor:
+        return self._salience(self._some()).mean()
+
+    def _some(self) -> Tensor:
+        return self.latents[:: max(1, len(self.latents) // 4096)].float()
 
     def with_sinks(self, first: np.ndarray, sink: int, length: int, rng: np.random.Generator) -> np.ndarray:
         """Return the rows of clips of `length` frames from the rows `first` on; their first `sink` frames are from there or from long before.
@@ -274,11 +282,11 @@ def clip_loss(
     places: Tensor,
     layout: Layout,
     rng: np.random.Generator,
-    prices: Tensor | float = 1.0,
+    prices: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, squared error of x0 per noisy frame [batch, frames], noise levels [batch, frames]) of one batch of clips, as `LatentClips.draw` gives them.
 
-    `prices` [batch, frames, h, w] say what errors of the noisy frames count.
+    `prices` [batch, windows, h, w] say what errors of each window's frames count.
     Where the network recalls, it is told nearly where the frame before each window was taken, and sometimes not at all.
     """
     config: TransformerConfig = recipe.model
@@ -322,7 +330,10 @@ def clip_loss(
         first, guessed = (t.unflatten(1, windows) for t in (known[:, layout.offset - 1 : -1], guesses))
         before = torch.cat([first[:, :, :1], guessed[:, :, :-1]], 2).flatten(1, 2)
     x0 = denoise(known, noisy, sigma, hold(lived, new, layout.size), before)
-    errors = ((x0 - target).square().mean(2) * prices).mean((2, 3))
+    errors = (x0 - target).square().mean(2)
+    if prices is not None:
+        errors = errors * prices.repeat_interleave(layout.size, 1)
+    errors = errors.mean((2, 3))
     follows = (~differ(own, new[:, :, None])).cumprod(2).flatten(1)  # where the tape goes on with another action the truth is no answer
     return (follows * errors / sigma.clamp(min=0.3)).mean(), errors.detach(), sigma
 
@@ -376,7 +387,7 @@ def train_student(
             layout = draw_layout(recipe, rng)
             latents, actions, places = (share(drawn) for drawn in train.draw(layout, recipe.batch, recipe.model.action_history, rng, recipe.stands_out))
             with fast_autocast(keep_casts=not recipe.shard):
-                prices = train.prices(latents[:, layout.sink + layout.offset :], recipe.stands_out)
+                prices = train.prices(latents[:, layout.sink + layout.offset - 1 : -1 : layout.size], recipe.stands_out)
                 loss, errors, sigma = clip_loss(model, recipe, latents, actions, places, layout, rng, prices)
             loss.backward()
             seen.append((loss.item(), errors.numpy().ravel(), sigma.numpy().ravel()))
