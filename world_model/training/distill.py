@@ -93,9 +93,16 @@ class Distillation(Streams):
     recipe: DistillRecipe
 
     def __init__(
-        self, recipe: DistillRecipe, window: WindowConfig, model: Transformer, teacher: Transformer, critic: Transformer, clips: LatentClips
+        self,
+        recipe: DistillRecipe,
+        window: WindowConfig,
+        model: Transformer,
+        teacher: Transformer,
+        critic: Transformer,
+        clips: LatentClips,
+        stands_out: float = 0.0,
     ) -> None:
-        super().__init__(recipe, window, model, clips)
+        super().__init__(recipe, window, model, clips, stands_out)
         self.teacher, self.critic = teacher, critic
         self.followers: list[Follower] = []
         self.critic_optimizer = MuonAdamW(critic, recipe.critic_muon_rate, recipe.critic_adam_rate)
@@ -196,7 +203,7 @@ def distill(
         network.load_state_dict(begin.state_dict())
         if student.shard:
             shard(network)
-    distillation = Distillation(recipe, student.window, model, teacher.eval().requires_grad_(False), critic, train)
+    distillation = Distillation(recipe, student.window, model, teacher.eval().requires_grad_(False), critic, train, student.stands_out)
     optimizer = MuonAdamW(model, recipe.student_muon_rate, recipe.student_adam_rate)
     average = Average(model, recipe.ema)
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average, "distillation": distillation}
