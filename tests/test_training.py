@@ -307,6 +307,7 @@ def test_what_stands_out_counts_more_nearby_and_is_drawn_more_often(latents: Lat
 
 def test_what_an_error_counts_is_known_before_the_window(latents: LatentClips) -> None:
     """If it depended on what is to come the network would learn to make up what costs more to miss."""
+    assert Layout(2, 3, 2, 4).before_windows(torch.arange(13)[None])[0].tolist() == [4, 6, 8, 10], "sink 0 1, past 2 3 4, then windows of 2 from 5 on"
     recipe, layout = replace(STUDENT, past_noise_share=0.0, guessed_before=0.0, flat_share=0.0), Layout(2, 2, 2, 2)
     shown, actions, places = latents.draw(layout, 3, STUDENT.model.action_history, np.random.default_rng(0))
     model = Transformer(STUDENT.model)

@@ -76,7 +76,8 @@ class Recall(nn.Module):
         self.memory = Memory((PIXELS * shape[1], PIXELS * shape[2]), width, field_of_view)
         enter, leave = nn.Conv2d(3 * PIXELS**2, 2 * looks, 3, padding=1), nn.Conv2d(2 * looks, shape[0], 3, padding=1)
         self.colour = nn.Conv2d(shape[0], 3, 1)
-        self.encode = nn.Sequential(nn.Identity(), enter, *(ResidualPair(2 * looks) for _ in range(blocks)), leave)
+        unshuffled = nn.Identity()  # `encoded` does it; the layers after it keep the names that they have in world files
+        self.encode = nn.Sequential(unshuffled, enter, *(ResidualPair(2 * looks) for _ in range(blocks)), leave)
         for last in (self.ego[2], self.think[2]):  # type: ignore[index]
             nn.init.zeros_(last.weight)  # type: ignore[arg-type]
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]

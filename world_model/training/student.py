@@ -124,6 +124,10 @@ class Layout:
         """Length of the clip, the sink not counted."""
         return self.offset + self.size * self.count
 
+    def before_windows(self, clips: Tensor) -> Tensor:
+        """Return of clips with their sinks [batch, sink + frames, ...] the last frame before each window, [batch, windows, ...]."""
+        return clips[:, self.sink + self.offset - 1 : -1 : self.size]
+
     def attention(self, grid: tuple[int, int], head_width: int) -> ClipAttention:
         """Return how this layout attends."""
         clean = self.frames - self.size
@@ -300,8 +304,7 @@ def clip_loss(
     noisy = add_noise(target, normal_like(target), _wide(sigma))
     grid = (latents.shape[3] // config.patch_size[0], latents.shape[4] // config.patch_size[1])
     attend, windows = layout.attention(grid, config.head_width), (layout.count, layout.size)
-    place = places[:, sink + layout.offset - 1 : -1].unflatten(1, windows)[:, :, 0]
-    place = blurred_places(place, rng, **NEARLY, unknown=0.03)
+    place = blurred_places(layout.before_windows(places), rng, **NEARLY, unknown=0.03)
 
     def denoise(known: Tensor, noisy: Tensor, sigma: Tensor, held: Tensor, before: Tensor) -> Tensor:
         x = torch.cat([latents[:, :sink], known[:, : -layout.size], noisy], 1)
@@ -312,7 +315,7 @@ def clip_loss(
                 recalled = model.recall.follow(before, held.flatten(1, 2), place)[1]  # type: ignore[operator,union-attr]
         return model(x, torch.cat([torch.zeros(len(x), past), sigma], 1), attend, told, None, noisy.shape[1], before, recalled)
 
-    lived = actions[:, sink + layout.offset - 1 : -1].unflatten(1, windows)[:, :, 0]  # the actions up to the frame before each window
+    lived = layout.before_windows(actions)  # the actions up to the frame before each window
     own = actions[:, sink + layout.offset :, -1].unflatten(1, windows)
     old, new = lived[:, :, -1], own[:, :, 0]
     before = known[:, layout.offset - 1 : -1]
@@ -387,7 +390,7 @@ def train_student(
             layout = draw_layout(recipe, rng)
             latents, actions, places = (share(drawn) for drawn in train.draw(layout, recipe.batch, recipe.model.action_history, rng, recipe.stands_out))
             with fast_autocast(keep_casts=not recipe.shard):
-                prices = train.prices(latents[:, layout.sink + layout.offset - 1 : -1 : layout.size], recipe.stands_out)
+                prices = train.prices(layout.before_windows(latents), recipe.stands_out)
                 loss, errors, sigma = clip_loss(model, recipe, latents, actions, places, layout, rng, prices)
             loss.backward()
             seen.append((loss.item(), errors.numpy().ravel(), sigma.numpy().ravel()))
