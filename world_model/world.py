@@ -322,15 +322,15 @@ def lay_out(autoencoder: Autoencoder, transformer: nn.Module, *, packed: bool = 
 
     A memory of places and what reckons them stay in float32: what is read from a map are places on it, and few numbers are faster in it.
     """
+    together: list[nn.Module] = []
     for convolutions in (autoencoder, *(part for part in transformer.children() if isinstance(part, Motion | Recall))):
         convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if isinstance(convolutions, Recall):
             convolutions.memory.float()
             convolutions.ego.float()
-    together: list[nn.Module] = []
-    if isinstance(motion := getattr(transformer, "motion", None), Motion):
-        motion.pack(packed=packed)
-        together += (pair.modulation for pair in motion.pairs)
+        elif isinstance(convolutions, Motion):
+            convolutions.pack(packed=packed)
+            together += (pair.modulation for pair in convolutions.pairs)
     for block in transformer.blocks:  # type: ignore[union-attr]
         block.self_attn.pack(packed=packed)
         together += block.self_attn.q, block.self_attn.k, block.self_attn.v
