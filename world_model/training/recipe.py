@@ -33,7 +33,8 @@ class WorldRecipe:
     """How to make one world, stage by stage.
 
     A world plays with the levels of ``ladder``, fewer than it was trained with: two look like three, tick faster and leave less speculation to unmake.
-    With two, bodies that move by themselves dissolve, so where there are some it takes three. It sees ``context`` blocks of context, if not as many as in
+    With two, bodies that move by themselves dissolve, so where there are some it takes three. The higher the last of two, the less of what was speculated under
+    other actions is left in the frame that is shown next, and with 0.92 it obeys as well without a rollback. It sees ``context`` blocks of context, if not as many as in
     training: with a memory of places 9 are as good as 17. And it takes at least ``recall_least`` of what it remembers, if not as much as in training: a
     network that learns with more of it learns to wash it out.
     ``rollback`` is its depth by default. No steps of distillation are made unless they are asked for: it made the race track better, and the maze sharper and
@@ -102,6 +103,8 @@ RECIPES: dict[str, Callable[[], WorldRecipe]] = {
             steps=750, longest=250, known=40, truth_price=0.4, critic_steps=2,
             student_muon_rate=3e-4, student_adam_rate=3e-5, critic_muon_rate=8e-4, critic_adam_rate=8e-5,
         ),
+        ladder=(1.0, 0.92),
+        rollback=0,
     ),
     "arena": lambda: replace(
         corrected(
