@@ -33,10 +33,10 @@ class WorldRecipe:
     """How to make one world, stage by stage.
 
     A world plays with the levels of ``ladder``, fewer than it was trained with: two look like three, tick faster and leave less speculation to unmake.
-    With two, bodies that move by themselves dissolve, so where there are some it takes three. The higher the last of two, the less of what was speculated under
-    other actions is left in the frame that is shown next: the race track obeys with 0.85 as well without a rollback as with one, the maze with 0.92. It sees ``context`` blocks of context, if not as many as in
-    training: with a memory of places 9 are as good as 17. And it takes at least ``recall_least`` of what it remembers, if not as much as in training: a
-    network that learns with more of it learns to wash it out.
+    With two, bodies that move by themselves dissolve, so where there are some it takes three. The higher the last of two, the less of what was speculated
+    under other actions is left in the frame that is shown next: with 0.85 the race track, with 0.92 the maze obeys as well without a rollback as with one.
+    It sees ``context`` blocks of context, if not as many as in training: with a memory of places 9 are as good as 17. And it takes at least
+    ``recall_least`` of what it remembers, if not as much as in training: a network that learns with more of it learns to wash it out.
     ``rollback`` is its depth by default. No steps of distillation are made unless they are asked for: it made the race track better, and the maze sharper and
     quicker to obey, but there the sharpening fed on itself once nothing was pressed for ten seconds. Nor is a teacher of its own: the student learns to be one,
     too, in a fifth of its clips.
