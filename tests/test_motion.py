@@ -1,6 +1,7 @@
 """Motion compensation: what a flow means, and that a network can learn one."""
 
 import numpy as np
+import pytest
 import torch
 
 from world_model.motion import Motion, warp
@@ -75,3 +76,19 @@ def test_one_product_makes_the_modulations_of_all_pairs() -> None:
         torch.testing.assert_close(motion(before, before, tokens, told), plain)
     motion(before, before, tokens, told).square().sum().backward()
     assert all(pair.modulation.bias.grad is not None for pair in motion.pairs), "each has weights of its own"
+
+
+@pytest.mark.parametrize("refined", [0, 2])
+def test_frames_that_are_not_refined_are_only_moved(refined: int) -> None:
+    torch.manual_seed(0)
+    motion = Motion(latent_channels=4, dim=16, patch_size=(2, 2), channels=16, blocks=2, recalls=True, least=0.3)
+    for weight in motion.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    x, before, recalled = torch.randn(3, 2, 3, 4, 6, 8)
+    tokens, told = torch.randn(2, 3, 12, 16), torch.randn(2, 3, 16)
+    whole, some = (motion(x, before, tokens, told, recalled, number) for number in (None, refined))
+    torch.nn.init.zeros_(motion.leave.weight)
+    torch.nn.init.zeros_(motion.leave.bias)  # type: ignore[arg-type]
+    moved = motion(x, before, tokens, told, recalled)
+    assert not torch.allclose(whole, moved, atol=0.1)
+    torch.testing.assert_close(some, torch.cat([whole[:, :refined], moved[:, refined:]], 1), rtol=1e-3, atol=2e-3)

@@ -9,29 +9,40 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from world_model.packing import can_pack, flop_formulas, pack
 
-pytestmark = pytest.mark.skipif(not can_pack(torch.zeros(1, dtype=torch.bfloat16)), reason="this version of torch or this processor cannot pack weights")
+packed_in = {
+    dtype: pytest.mark.skipif(not can_pack(torch.zeros(1, dtype=dtype)), reason="this version of torch or this processor cannot pack weights")
+    for dtype in (torch.bfloat16, torch.float32)
+}
+any_dtype = pytest.mark.parametrize("dtype", [pytest.param(dtype, marks=mark) for dtype, mark in packed_in.items()])
 
 
+@any_dtype
 @pytest.mark.parametrize("rows", [1, 3, 70])
-def test_a_packed_layer_is_the_plain_one_bit_for_bit(rows: int) -> None:
-    layer, x = nn.Linear(96, 64).bfloat16(), torch.randn(2, rows, 96).bfloat16()
+def test_a_packed_layer_is_the_plain_one(rows: int, dtype: torch.dtype) -> None:
+    layer, x = nn.Linear(96, 64, dtype=dtype), torch.randn(2, rows, 96, dtype=dtype)
     with torch.no_grad():
         plain = layer(x)
         pack(layer, 8, 8)
-        assert torch.equal(layer(x), plain)
+        assert "forward" in vars(layer), "it is packed"
+        if dtype == torch.bfloat16:
+            assert torch.equal(layer(x), plain)
+        else:
+            torch.testing.assert_close(layer(x), plain)
 
 
+@any_dtype
 @pytest.mark.parametrize("size", [(1, 24, 32), (3, 7, 5)])
-def test_a_packed_convolution_is_the_plain_one(size: tuple[int, int, int]) -> None:
+def test_a_packed_convolution_is_the_plain_one(size: tuple[int, int, int], dtype: torch.dtype) -> None:
     images, rows, columns = size
-    layer = nn.Conv2d(12, 64, 3, stride=2, padding=1).bfloat16()
-    x = torch.randn(images, 12, rows, columns).bfloat16().contiguous(memory_format=torch.channels_last)
+    layer = nn.Conv2d(12, 64, 3, stride=2, padding=1, dtype=dtype)
+    x = torch.randn(images, 12, rows, columns, dtype=dtype).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         plain = layer(x)
         pack(layer, 24, 32)
-        assert torch.allclose(layer(x).float(), plain.float(), atol=0.02)
+        assert torch.allclose(layer(x).float(), plain.float(), atol=0.02 if dtype == torch.bfloat16 else 1e-5)
 
 
+@packed_in[torch.bfloat16]
 def test_a_packed_feed_forward_layer_is_nearer_to_float32_than_the_plain_one() -> None:
     layers, x = nn.Sequential(nn.Linear(64, 256), nn.GELU("tanh"), nn.Linear(256, 64)).bfloat16(), torch.randn(70, 64).bfloat16()
     with torch.no_grad():
@@ -42,16 +53,18 @@ def test_a_packed_feed_forward_layer_is_nearer_to_float32_than_the_plain_one() -
     assert (packed.float() - exact).abs().mean() <= (plain.float() - exact).abs().mean()
 
 
-def test_where_a_gradient_is_wanted_the_plain_layer_computes() -> None:
-    layer = nn.Linear(8, 8).bfloat16()
+@any_dtype
+def test_where_a_gradient_is_wanted_the_plain_layer_computes(dtype: torch.dtype) -> None:
+    layer = nn.Linear(8, 8, dtype=dtype)
     pack(layer, 8, 8)
-    layer(torch.ones(1, 8, dtype=torch.bfloat16)).sum().backward()
+    layer(torch.ones(1, 8, dtype=dtype)).sum().backward()
     assert layer.weight.grad is not None
 
 
-def test_operations_of_packed_layers_are_counted() -> None:
-    layer, convolution = nn.Linear(24, 40).bfloat16(), nn.Conv2d(4, 8, 3, stride=2, padding=1).bfloat16()
-    x, image = torch.randn(2, 5, 24).bfloat16(), torch.randn(3, 4, 8, 12).bfloat16()
+@any_dtype
+def test_operations_of_packed_layers_are_counted(dtype: torch.dtype) -> None:
+    layer, convolution = nn.Linear(24, 40, dtype=dtype), nn.Conv2d(4, 8, 3, stride=2, padding=1, dtype=dtype)
+    x, image = torch.randn(2, 5, 24, dtype=dtype), torch.randn(3, 4, 8, 12, dtype=dtype)
 
     def count() -> int:
         with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=flop_formulas()) as counter:

@@ -244,16 +244,20 @@ def test_the_passes_of_a_rollback_seek_the_first_place_once(world: World, monkey
         assert sought == [1], "in none of its passes are frames ahead sought, they are reckoned"
 
 
-def test_every_pass_is_shown_what_is_remembered_from_the_places_of_its_frames(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("newest_is_rough", [False, True])
+def test_every_pass_is_shown_what_is_remembered_from_the_places_of_its_frames(world: World, newest_is_rough: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     stream, forward, passes = world.stream(7), world.transformer.forward, []
+    monkeypatch.setattr("world_model.stream.ROUGH", stream.window.config.ladder[1] + (0 if newest_is_rough else 0.01))
 
-    def watched(*given: Any) -> Tensor:
-        if len(given) > 7:
-            assert stream.window.recalled is not None
-            places = stream.window.recalled[1][:, : given[7].shape[1]]
-            assert torch.allclose(given[7], world.transformer.recall.remember(places)[:, :, :-1], atol=3e-5)  # convolutions of other batches round differently
-            passes.append(given[7].shape[1])
-        return forward(*given)
+    def watched(*given: Any, recalled: Tensor | None = None, refined: int | None = None, **more: Any) -> Tensor:
+        if recalled is not None:
+            assert stream.window.recalled is not None and refined is not None
+            frames = recalled.shape[1]
+            assert refined == frames - (newest_is_rough and stream.window.levels[-1] == 0), "of the others enough is left"
+            places = stream.window.recalled[1][:, [min(n, max(0, refined - 1)) for n in range(frames)]]
+            assert torch.allclose(recalled, world.transformer.recall.remember(places)[:, :, :-1], atol=3e-5)  # convolutions of other batches round differently
+            passes.append(frames)
+        return forward(*given, recalled=recalled, refined=refined, **more)
 
     monkeypatch.setattr(world.transformer, "forward", watched)
     for action in (["forward"], ["forward"], ["turn_left"]):

@@ -471,6 +471,7 @@ def test_packed_projections_are_the_same_and_stay_so(tiny_world_path: Path) -> N
     transformer = World.load(tiny_world_path, "cpu", torch.float32).transformer
     packed, plain = transformer.blocks[0].self_attn, SelfAttention(transformer.config)
     x = torch.randn(2, 5, packed.q.in_features)
+    packed.pack(packed=False)  # together, but not in another layout
     for weights in (packed.state_dict(), {name: torch.randn_like(weight) for name, weight in packed.state_dict().items()}):
         for module in (packed, plain):
             module.load_state_dict(weights)

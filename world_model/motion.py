@@ -13,7 +13,6 @@ frame learns and makes the same small step.
 """
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -71,7 +70,7 @@ class Motion(nn.Module):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, before: Tensor, tokens: Tensor, e: Tensor, recalled: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, before: Tensor, tokens: Tensor, e: Tensor, recalled: Tensor | None = None, refined: int | None = None) -> Tensor:
         """Return what it makes of the frames, [b, f, c, h, w] in float32.
 
         Args:
@@ -80,6 +79,7 @@ class Motion(nn.Module):
             tokens: [b, f, n, d] of these frames after the transformer's blocks.
             e: time and action vectors [b, f, d].
             recalled: what is remembered of these frames' places, same shape as x, if anything can be.
+            refined: to how many of the first frames it adds something (default: all); the others are only moved.
         """
         p, q = self.patch
         rows = x.shape[3] // p
@@ -89,27 +89,35 @@ class Motion(nn.Module):
         features = self.search(self.look(_last(torch.cat([x.flatten(0, 1), *sources], 1).to(told.dtype))) + told, scales[0], shifts[0])
         moves = self.flow(F.relu(features)).float()
         warped = [warp(source, moves[:, 2 * n : 2 * n + 2]) for n, source in enumerate(sources)]
-        features = features + self.compare(_last(torch.cat(warped, 1).to(told.dtype)))
         made = warped[0]
         if recalled is not None:
             made = torch.lerp(made, warped[1], self.least + (1 - self.least) * torch.sigmoid(moves[:, 4:] + RECALLS))
-        for block, scale, shift in zip(self.blocks, scales[1:], shifts[1:], strict=True):
+        made = made.unflatten(0, x.shape[:2])
+        if refined == 0:
+            return made
+
+        def first(frames: Tensor, axis: int = 0) -> Tensor:
+            return frames if refined is None else frames.unflatten(axis, x.shape[:2]).narrow(axis + 1, 0, refined).flatten(axis, axis + 1)
+
+        features = first(features) + self.compare(_last(first(torch.cat(warped, 1)).to(told.dtype)))
+        for block, scale, shift in zip(self.blocks, first(scales[1:], 1), first(shifts[1:], 1), strict=True):
             features = block(features, scale, shift)
-        return (made + self.leave(F.relu(features)).float()).unflatten(0, x.shape[:2])
+        added = self.leave(F.relu(features)).float().unflatten(0, (len(x), -1))
+        return torch.cat([made[:, :refined] + added, made[:, added.shape[1] :]], 1)
 
     @property
     def pairs(self) -> list[ModulatedPair]:
         """All residual pairs, in the order that they are run."""
         return [self.search, *self.blocks]  # type: ignore[list-item]
 
-    def modulations(self, e: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Return every pair's scale (about one) and shift, [n, c, 1, 1] each, of vectors e [n, d]."""
+    def modulations(self, e: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all pairs' scales (about one) and shifts, [pairs, n, c, 1, 1] each, of vectors e [n, d]."""
         if self.packed is None or torch.is_grad_enabled():
             told = torch.stack([pair.modulation(e) for pair in self.pairs])
         else:
             told = self.packed(e).unflatten(1, (len(self.pairs), -1)).transpose(0, 1)
         scale, shift = told[..., None, None].chunk(2, 2)
-        return (1 + scale).unbind(), shift.unbind()
+        return 1 + scale, shift
 
     def pack(self, *, packed: bool = True) -> None:
         """Make one product of all modulations where no gradient is wanted; `packed` as in `SelfAttention.pack`."""

@@ -27,6 +27,7 @@ from world_model.recall import PLACE
 from world_model.schedule import Ladder, add_noise
 from world_model.transformer import Transformer
 
+ROUGH = 0.9  # a level at which next to nothing is left of a frame
 
 @dataclass(frozen=True)
 class WindowConfig:
@@ -102,7 +103,7 @@ class RollingWindow:
         if together:
             x = seen[:, :together]
             attend = PastAttention(self.cache, together // size, self.grid, size)
-            self.model(x, x.new_zeros(x.shape[:2]), attend, told[:, frames[:together]] if self.model.config.num_actions else None, self.text, 0, x[:, :0])
+            self.model(x, x.new_zeros(x.shape[:2]), attend, told[:, frames[:together]] if self.model.config.num_actions else None, self.text, 0)
         for first in range(0, len(frames), size):
             if first > together:
                 self._flush()
@@ -198,30 +199,41 @@ class RollingWindow:
             self.clean = None
         actions = histories(torch.cat([self.lived, self.actions], 1), self.model.config.action_history)[:, -x.shape[1] :]
         attend = ContextAttention(self.cache, clean, self.start, blocks, self.grid, size)
-        known = torch.cat([self.last, self.x0], 1)
-        before = torch.cat([known, *[known[:, -1:]] * (size - 1)], 1)[:, : blocks * size]
-        recalled = (self._recall(before, actions[:, -blocks * size :]),) if self.model.config.recall_width and blocks else ()
-        return self.model(x, sigma, attend, actions if self.model.config.num_actions else None, self.text, blocks * size, before, *recalled)
+        moved: dict[str, Any] = {}
+        if self.model.config.motion_channels and blocks:
+            known = torch.cat([self.last, self.x0], 1)
+            before = torch.cat([known, *[known[:, -1:]] * (size - 1)], 1)[:, : blocks * size]
+            moved = {"before": before, "refined": self._lasting() * size}
+            if self.model.config.recall_width:
+                moved["recalled"] = self._recall(before, actions[:, -blocks * size :])
+        return self.model(x, sigma, attend, actions if self.model.config.num_actions else None, self.text, blocks * size, **moved)
+
+    def _lasting(self) -> int:
+        """Return how many of the window's first blocks are worth refining; of the others next to nothing is left in the next pass."""
+        ladder = self.config.ladder
+        return sum(next_level < ROUGH for next_level in ((*ladder, 0.0)[level + 1] for level in self.levels))
 
     @torch.no_grad()
     def _recall(self, before: Tensor, actions: Tensor) -> Tensor:
         """Return what is remembered from where the window's frames are taken [b, frames, c, h, w].
 
         Between two finished frames, as in the passes of a rollback, the place of the first one is sought only once for each action. Those of the frames after
-        it are reckoned: the frame before them is not finished, and has little to say.
+        it are reckoned: the frame before them is not finished, and has little to say. Frames that are not to be refined are told what the last one before
+        them is.
         """
-        recall, told = self.model.recall, actions[:, :1]
+        recall, told, lasting = self.model.recall, actions[:, :1], max(1, self._lasting() * self.config.block_frames)
         if self.recalled is not None and torch.equal(told, self.recalled[0]):
             _, places, views = self.recalled
         else:
             view = recall.remember(self.place) if self.view is None else self.view
             places, views = recall.seek(before[:, :1], told, self.place, view), view[:, :0]
-        if (ahead := actions[:, places.shape[1] :]).shape[1]:
+        if (ahead := actions[:, places.shape[1] : lasting]).shape[1]:
             places = torch.cat([places, recall.expect(ahead, places[:, -1:])], 1)
         if (new := places[:, views.shape[1] :]).shape[1]:
             views = torch.cat([views, recall.remember(new)], 1)
         self.recalled = told, places, views
-        return views[:, : actions.shape[1], :-1]
+        views = views[:, : actions.shape[1], :-1]
+        return torch.cat([views, views[:, -1:].expand(-1, actions.shape[1] - views.shape[1], -1, -1, -1)], 1)
 
     def _finish(self, block: Tensor, actions: Tensor) -> None:
         """Let a block be the past: it is to enter the cache, and the next frame moves its last one."""

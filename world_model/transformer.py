@@ -156,10 +156,14 @@ class Block(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, config.dim))
         self.modulation = nn.Parameter(torch.empty(1, 6, config.dim).uniform_(-1, 1).mul_((3 / config.dim) ** 0.5))
 
-    def forward(self, x: Tensor, e: Tensor, layer: int, attend: Attend, text: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Return tokens [b, f, n, d] for tokens x of the same shape under the modulation e [b, f, 1, 6, d] of their frames."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(e)
-        x = torch.addcmul(x, self.self_attn(self.modulate(x, shift1, scale1), layer, attend), gate1)
+    def forward(self, x: Tensor, e: Tensor, layer: int, attend: Attend, text: tuple[Tensor, Tensor] | None, skipped: int = 0) -> Tensor:
+        """Return tokens [b, f, n, d] for tokens x of the same shape under the modulation e [b, f, 1, 6, d] of their frames.
+
+        The first `skipped` frames are only attended to, and left out of what is returned.
+        """
+        shift1, scale1, gate1, *after = self.modulations(e)
+        shift2, scale2, gate2 = (part[:, skipped:] for part in after)
+        x = torch.addcmul(x, self.self_attn(self.modulate(x, shift1, scale1), layer, attend), gate1)[:, skipped:]
         if text is not None:
             x = x + self.cross_attn(self.norm3(x), text)
         return torch.addcmul(x, self.ffn(self.modulate(x, shift2, scale2)), gate2)
@@ -235,6 +239,7 @@ class Transformer(nn.Module):
         wanted: int | None = None,
         before: Tensor | None = None,
         recalled: Tensor | None = None,
+        refined: int | None = None,
     ) -> Tensor:
         """Run the network on frames x [b, f, c, h, w] at noise levels sigma [b, f] in [0, 1].
 
@@ -245,6 +250,7 @@ class Transformer(nn.Module):
             wanted: how many of the last frames to predict (default: all); the others are only attended to.
             before: [b, wanted, c, h, w], for each of these the frame before it, as far as it is known; only for models with motion compensation.
             recalled: [b, wanted, c, h, w], what is remembered from where these were taken (`world_model.recall`); only for models that recall.
+            refined: how many of the first of these frames motion compensation refines (`Motion.forward`; default: all).
 
         Returns:
             The clean frames predicted (x0), [b, wanted, c, h, w], float32.
@@ -261,11 +267,12 @@ class Transformer(nn.Module):
         if actions is not None:
             e = e + self.action_embedding(actions.flatten(2).to(weight.dtype))
         e6 = self.time_projection(e).unflatten(-1, (1, 6, -1))  # [b, f, 1, 6, d]
+        skipped = 0 if wanted is None else frames - wanted
+        last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
-            tokens = block(tokens, e6, layer, attend, None if text is None else text[layer])
-        if wanted is not None:
-            skipped, frames = frames - wanted, wanted
-            tokens, x, sigma, e = tokens[:, skipped:], x[:, skipped:], sigma[:, skipped:], e[:, skipped:]
+            tokens = block(tokens, e6, layer, attend, None if text is None else text[layer], skipped if layer == last else 0)
+        x, sigma, e = x[:, skipped:], sigma[:, skipped:], e[:, skipped:]
+        frames -= skipped
         if not frames:
             return x.float()
         out = self.head(tokens, e).float()
@@ -277,7 +284,7 @@ class Transformer(nn.Module):
         if self.config.motion_channels:
             assert before is not None, "a model with motion compensation needs the frames before"
             assert (recalled is not None) == bool(self.config.recall_width), "a model that recalls needs what is remembered"
-            x0 = x0 + self.motion(x, before, tokens, e, recalled)
+            x0 = x0 + self.motion(x, before, tokens, e, recalled, refined)
         if self.config.stands_still:
             assert before is not None and actions is not None, "a model that stands still needs the frames before, and actions"
             x0 = torch.where(actions[:, -frames:].flatten(2).any(-1)[..., None, None, None], x0, before.float())

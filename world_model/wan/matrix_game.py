@@ -170,13 +170,15 @@ class ActionBlock(Block):
         super().__init__(config)
         self.action_model = ActionModule(config) if layer < config.action_layers else None
 
-    def forward(self, x: Tensor, e: Tensor, layer: int, attend: Attend, text: Any) -> Tensor:
+    def forward(self, x: Tensor, e: Tensor, layer: int, attend: Attend, text: Any, skipped: int = 0) -> Tensor:
         seen, keys, mouse = text
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(e)
+        shift1, scale1, gate1, *after = self.modulations(e)
+        shift2, scale2, gate2 = (part[:, skipped:] for part in after)
         x = torch.addcmul(x, self.self_attn(self.modulate(x, shift1, scale1), layer, attend), gate1)
         x = x + self.cross_attn(self.norm3(x), seen)
         if self.action_model is not None:
             x = self.action_model(x.flatten(1, 2), keys, mouse, layer, attend).view_as(x)
+        x = x[:, skipped:]
         return torch.addcmul(x, self.ffn(self.modulate(x, shift2, scale2)), gate2)
 
 
@@ -202,7 +204,7 @@ class MatrixGame(Transformer):
         return Scene([block.cross_attn.project_text(embedded) for block in self.blocks], torch.cat([mask, latents], 1))  # type: ignore[union-attr,operator]
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, sigma: Tensor, attend: ContextAttention, actions: Tensor, text: Scene, wanted: int | None = None, before: Tensor | None = None
+        self, x: Tensor, sigma: Tensor, attend: ContextAttention, actions: Tensor, text: Scene, wanted: int | None = None
     ) -> Tensor:
         """Predict the clean frames, as `Transformer.forward` does."""
         places = x.shape[3] * x.shape[4] // (self.config.patch_size[0] * self.config.patch_size[1])
@@ -211,7 +213,7 @@ class MatrixGame(Transformer):
         condition = text.latents[index].expand(len(x), -1, -1, -1, -1)
         keys, mouse = self.raw_actions(actions)
         told = [(seen, keys, mouse) for seen in text.seen]
-        velocity = super().forward(torch.cat([x, condition.to(x)], 2), sigma, attend, None, told, wanted, before)  # type: ignore[arg-type]
+        velocity = super().forward(torch.cat([x, condition.to(x)], 2), sigma, attend, None, told, wanted)  # type: ignore[arg-type]
         frames = x.shape[1] if wanted is None else wanted
         if not frames:
             return x[:, :0].float()
