@@ -287,6 +287,32 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Thin:
+    """Make a world faster: leave out the layers that it can do without, and teach the others to show the same."""
+
+    world: Annotated[Positional[str], arg(metavar="WORLD")]
+    """A world that `train` made: a name, or a file."""
+    layers: int
+    """How many layers of the transformer are left."""
+    pairs: int
+    """How many residual pairs of motion compensation are left."""
+    steps: int = 1200
+    """Steps of learning; with none it is as it is without the others."""
+    data: Path | None = None
+    """Folder that `collect` wrote; else runs/WORLD/data."""
+    out: Path | None = None
+    """Folder for checkpoints; else runs/WORLD/thin."""
+    world_file: Path | None = None
+    """Where to write the world, if not into OUT."""
+
+    def run(self) -> int:
+        """Thin."""
+        from world_model.training.thin import run
+
+        return run(**asdict(self))
+
+
+@dataclass(frozen=True)
 class Export:
     """Write sessions as a data set: plain arrays, or one that LeRobot opens."""
 
@@ -308,8 +334,8 @@ class Export:
         return 0
 
 
-Command = Play | Replay | Worlds | Parity | Convert | Bench | Scale | Response | Evaluate | Collect | Train | Export
-KINDS = (Play, Replay, Worlds, Parity, Convert, Bench, Scale, Response, Evaluate, Collect, Train, Export)
+Command = Play | Replay | Worlds | Parity | Convert | Bench | Scale | Response | Evaluate | Collect | Train | Thin | Export
+KINDS = (Play, Replay, Worlds, Parity, Convert, Bench, Scale, Response, Evaluate, Collect, Train, Thin, Export)
 COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in KINDS}
 
 

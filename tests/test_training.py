@@ -29,6 +29,8 @@ from world_model.training.rollout import Rollout, RolloutRecipe, Streams
 from world_model.training.run import Run, learning_rate
 from world_model.training.sharpen import sharpen
 from world_model.training.student import BEFORE_ROLLOUTS, LatentClips, Layout, StudentRecipe, clip_loss, train_student
+from world_model.training.thin import ThinRecipe, choose, shown, thin, without
+from world_model.training.thin import run as thin_world
 from world_model.training.train import adopt
 from world_model.training.train import run as train_world
 from world_model.transformer import Transformer, TransformerConfig
@@ -542,3 +544,54 @@ def test_a_killed_distillation_goes_on_as_if_nothing_had_happened(
     resumed = distill(DISTILL, TAUGHT, taught, latents, latents, autoencoder, tmp_path / "cut")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+THIN = ThinRecipe(batch=4, past=6, shortest=3, longest=8, steps=4)
+
+
+@torch.no_grad()
+def test_what_changes_nothing_is_left_out_first(latents: LatentClips) -> None:
+    torch.manual_seed(0)
+    model = Transformer(replace(STUDENT.model, num_layers=3, motion_blocks=3)).eval()
+    for weight in model.parameters():
+        weight.normal_(std=0.1)
+    for idle in (model.blocks[1].self_attn.o, model.blocks[1].ffn[2], model.motion.blocks[2].conv2):  # type: ignore[union-attr,index]
+        for weight in idle.parameters():
+            weight.zero_()
+    layers, pairs = choose(STUDENT.window, model, (2, 2), latents)
+    assert (layers, pairs) == ([0, 2], [0, 1])
+    usual = shown(STUDENT.window, model, latents)
+    torch.testing.assert_close(shown(STUDENT.window, without(model, layers, pairs), latents), usual)
+    assert not torch.allclose(shown(STUDENT.window, without(model, [0, 1], pairs), latents), usual, atol=1e-2)
+
+
+def test_what_is_left_learns_to_show_what_the_whole_network_shows(taught: Transformer, latents: LatentClips, tmp_path: Path) -> None:
+    usual = shown(TAUGHT.window, taught, latents)
+
+    def error(steps: int) -> float:
+        model = thin(replace(THIN, steps=steps), TAUGHT.window, taught, (1, 1), latents, tmp_path / str(steps))
+        assert (len(model.blocks), len(model.motion.blocks)) == (1, 1)
+        return float((shown(TAUGHT.window, model, latents) - usual).square().mean())
+
+    assert error(80) < 0.75 * error(0)
+
+
+def test_a_killed_thinning_goes_on_as_if_nothing_had_happened(
+    taught: Transformer, latents: LatentClips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = thin(THIN, TAUGHT.window, taught, (1, 1), latents, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupted(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            thin(THIN, TAUGHT.window, taught, (1, 1), latents, tmp_path / "cut")
+    resumed = thin(THIN, TAUGHT.window, taught, (1, 1), latents, tmp_path / "cut")
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_what_cannot_be_thinned(clips: Clips, tiny_world: World, tmp_path: Path) -> None:
+    given = str(tiny_world.path)
+    with pytest.raises(WorldError, match="from 1 to 2 can be left, not 0"):
+        thin_world(world=given, layers=0, pairs=1, out=tmp_path)
+    with pytest.raises(SessionError, match="other actions"):
+        thin_world(world=given, layers=1, pairs=1, data=clips.folder, out=tmp_path)

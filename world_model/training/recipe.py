@@ -88,6 +88,11 @@ def standing_still(recipe: WorldRecipe) -> WorldRecipe:
     return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, stands_still=True)))
 
 
+def thinned(recipe: WorldRecipe, layers: int, pairs: int) -> WorldRecipe:
+    """Return the recipe of a world with so many layers of the transformer and pairs of motion compensation, as `world_model.training.thin` leaves them."""
+    return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, num_layers=layers, motion_blocks=pairs)))
+
+
 def corrected(recipe: WorldRecipe, rollout: RolloutRecipe, stands_out: float = 0.0) -> WorldRecipe:
     """Return the recipe of a world whose student's last steps are corrected along its own history; the shipped ones were made in several goes."""
     return replace(recipe, student=replace(recipe.student, rollout=rollout, rollout_from=0.6, stands_out=stands_out))
@@ -96,7 +101,7 @@ def corrected(recipe: WorldRecipe, rollout: RolloutRecipe, stands_out: float = 0
 RECIPES: dict[str, Callable[[], WorldRecipe]] = {
     "maze": lambda: replace(
         corrected(
-            standing_still(recalling(derive(SOURCES["maze"].origin))),
+            thinned(standing_still(recalling(derive(SOURCES["maze"].origin))), 3, 3),
             RolloutRecipe(longest=250, known=60, adversary_price=0.3, rollbacks=0.05),
         ),
         distill=DistillRecipe(

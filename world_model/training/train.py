@@ -129,14 +129,14 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     distils = stage in ("distill", "all")
     finished = distils and not recipe.distill.steps  # then the student is the world
     files = [out / f"{recipe.origin.name}-student.safetensors", *([world_file] if finished else [])]
-    _export(build_world(recipe, autoencoder, student, latents), held_out, judge, *files)
+    measure_and_save(build_world(recipe, autoencoder, student, latents), held_out, judge, *files)
     if distils and not finished:
         if teacher is None and (out / BEFORE_ROLLOUTS).exists():
             teacher = Transformer(recipe.student.model)
             teacher.load_state_dict(torch.load(out / BEFORE_ROLLOUTS, weights_only=True))
         played = replace(recipe.student, window=played_window(recipe))
         student = distill(recipe.distill, played, student, latents, held_out_latents, autoencoder, out, teacher)
-        _export(build_world(recipe, autoencoder, student, latents), held_out, judge, world_file)
+        measure_and_save(build_world(recipe, autoencoder, student, latents), held_out, judge, world_file)
 
 
 def adopt(given: World, recipe: WorldRecipe) -> dict[str, torch.Tensor]:
@@ -162,7 +162,7 @@ def _without_extras(config: TransformerConfig) -> TransformerConfig:
     return replace(config, num_actions=0, recall_width=0, recall_blocks=0, recall_least=0.0)
 
 
-def _export(made: World, held_out: Clips, judge: Judge | None, *files: Path) -> None:
+def measure_and_save(made: World, held_out: Clips, judge: Judge | None, *files: Path) -> None:
     """Write a world to one or more files, with its measured fidelity in its card and a contact sheet beside the first, and say what it is like."""
     if not is_first():
         return
