@@ -57,7 +57,7 @@ def test_without_a_command_it_plays_the_maze() -> None:
         ("play maze toy", "main.py play cannot make sense of 'toy'; see main.py play --help."),
         ("play maze --world toy", "Two worlds are asked for, 'maze' and 'toy'; give one of them."),
         ("wrolds", "There is no command 'wrolds'; did you mean worlds?"),
-        ("dance", "There is no command 'dance'; the commands are play, replay, worlds, parity, convert, bench, scale, response, evaluate, collect, train, "
+        ("dance", "There is no command 'dance'; the commands are play, replay, worlds, parity, convert, bench, scale, response, evaluate, collect, train, thin, "
          "export."),
         ("worlds --seed 3", "main.py worlds has no option --seed; see main.py worlds --help."),
         ("replay", "Missing from main.py replay: DIR; see main.py replay --help."),
