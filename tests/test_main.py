@@ -57,8 +57,8 @@ def test_without_a_command_it_plays_the_maze() -> None:
         ("play maze toy", "main.py play cannot make sense of 'toy'; see main.py play --help."),
         ("play maze --world toy", "Two worlds are asked for, 'maze' and 'toy'; give one of them."),
         ("wrolds", "There is no command 'wrolds'; did you mean worlds?"),
-        ("dance", "There is no command 'dance'; the commands are play, replay, worlds, parity, convert, bench, scale, response, evaluate, collect, train, thin, "
-         "export."),
+        ("dance", "There is no command 'dance'; the commands are play, replay, worlds, parity, convert, bench, scale, response, evaluate, collect, train, "
+         "thin, export."),
         ("worlds --seed 3", "main.py worlds has no option --seed; see main.py worlds --help."),
         ("replay", "Missing from main.py replay: DIR; see main.py replay --help."),
         ("export", "Missing from main.py export: DIR, the folders of sessions; see main.py export --help."),
@@ -161,7 +161,7 @@ def test_worlds_are_listed_with_what_is_wrong_with_them(monkeypatch: pytest.Monk
 
 
 def test_names_of_commands_and_options_stay() -> None:
-    assert list(COMMANDS) == ["play", "replay", "worlds", "parity", "convert", "bench", "scale", "response", "evaluate", "collect", "train", "export"]
+    assert list(COMMANDS) == ["play", "replay", "worlds", "parity", "convert", "bench", "scale", "response", "evaluate", "collect", "train", "thin", "export"]
     assert [field.name for field in fields(PlayConfig)] == [
         "world", "seed", "start", "headless", "frames", "actions", "record", "rollback", "scale", "fullscreen", "hud", "device",
         "dtype", "compile", "prompt", "prompts", "parts", "offload", "watch", "beside_real",

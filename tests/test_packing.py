@@ -62,6 +62,17 @@ def test_where_a_gradient_is_wanted_the_plain_layer_computes(dtype: torch.dtype)
 
 
 @any_dtype
+def test_a_copy_of_a_packed_layer_has_weights_of_its_own(dtype: torch.dtype) -> None:
+    layers, x = nn.Sequential(nn.Linear(8, 8, dtype=dtype), nn.ReLU()), torch.ones(1, 8, dtype=dtype)
+    pack(layers, 8, 8)
+    other = copy.deepcopy(layers)
+    torch.nn.init.zeros_(other[0].weight)
+    torch.nn.init.ones_(other[0].bias)
+    with torch.no_grad():
+        assert torch.equal(other(x), torch.ones_like(x)) and not torch.equal(layers(x), other(x))
+
+
+@any_dtype
 def test_operations_of_packed_layers_are_counted(dtype: torch.dtype) -> None:
     layer, convolution = nn.Linear(24, 40, dtype=dtype), nn.Conv2d(4, 8, 3, stride=2, padding=1, dtype=dtype)
     x, image = torch.randn(2, 5, 24, dtype=dtype), torch.randn(3, 4, 8, 12, dtype=dtype)

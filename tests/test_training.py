@@ -265,11 +265,11 @@ def test_rollouts_compare_every_pass_with_the_frames_of_its_own_time(latents: La
     """A model that knows the truth has no loss; one that is a frame late has."""
 
     class Oracle(Transformer):
-        def forward(self, x, sigma, attend, actions=None, text=None, wanted=None, before=None):
+        def forward(self, x, sigma, attend, actions=None, text=None, wanted=None, **moved):
             window = rollout.window
             first = window.start - int(x.shape[1] > len(window.levels)) + lag
             rows = rollout.rows[:, None] + first + np.arange(x.shape[1])
-            super().forward(x, sigma, attend, actions, text, wanted, before)
+            super().forward(x, sigma, attend, actions, text, wanted, **moved)
             return latents.latents[torch.from_numpy(np.clip(rows, 0, len(latents.latents) - 1))].float()[:, x.shape[1] - wanted :]
 
     model = Oracle(STUDENT.model)

@@ -6,6 +6,7 @@ or the processor does not have them, on other devices and in other numbers, ever
 keep their weights, but must not be given new ones.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -93,5 +94,17 @@ def _one_after_the_other(first: Product, last: Product) -> Product:
 
 
 def _replace(module: nn.Module, packed: Product) -> None:
-    plain = module.forward
-    module.forward = lambda x: plain(x) if torch.is_grad_enabled() else packed(x)  # type: ignore[method-assign]
+    module.forward = _Packed(module.forward, packed)  # type: ignore[method-assign]
+
+
+class _Packed:
+    """A layer's forward with packed weights; the copy of a layer computes plainly, with weights of its own."""
+
+    def __init__(self, plain: Product, packed: Product) -> None:
+        self.plain, self.packed = plain, packed
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.plain(x) if torch.is_grad_enabled() else self.packed(x)
+
+    def __deepcopy__(self, memo: dict) -> Product:
+        return copy.deepcopy(self.plain, memo)
