@@ -111,10 +111,12 @@ class Thinning(Streams):
     def __init__(self, recipe: ThinRecipe, window: WindowConfig, model: Transformer, clips: LatentClips, whole: Transformer) -> None:
         super().__init__(recipe, window, model, clips)
         self.whole = whole
+        self.follower: Follower | None = None  # there is none before the first stream
 
     def errors(self, rng: np.random.Generator) -> Tensor:
         """Make a pass; return the mean square [frames] by which the window's frames are not what the whole network makes of it."""
         window, follower = self.go_on(rng), self.follower
+        assert follower is not None
         follower.follow(window)
         window.enter(self.action(window, rng))
         before = window.x0
@@ -133,15 +135,16 @@ class Thinning(Streams):
 
     def _remember(self, window: RollingWindow, latents: Tensor, actions: Tensor, places: Tensor) -> None:
         super()._remember(window, latents, actions, places)
+        assert self.follower is not None
         self.follower.window.remember(latents, actions, places)
         self.follower.window._flush()
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"follower": self.follower.window.snapshot()}
+        return super().state_dict() | {"follower": None if self.follower is None else self.follower.window.snapshot()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        if self.window is not None:
+        if self.follower is not None:
             self.follower.window.restore(state["follower"])
 
 
