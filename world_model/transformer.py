@@ -164,6 +164,8 @@ class Block(nn.Module):
         shift1, scale1, gate1, *after = self.modulations(e)
         shift2, scale2, gate2 = (part[:, skipped:] for part in after)
         x = torch.addcmul(x, self.self_attn(self.modulate(x, shift1, scale1), layer, attend), gate1)[:, skipped:]
+        if not x.shape[1]:
+            return x
         if text is not None:
             x = x + self.cross_attn(self.norm3(x), text)
         return torch.addcmul(x, self.ffn(self.modulate(x, shift2, scale2)), gate2)

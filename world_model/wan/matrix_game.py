@@ -179,6 +179,8 @@ class ActionBlock(Block):
         if self.action_model is not None:
             x = self.action_model(x.flatten(1, 2), keys, mouse, layer, attend).view_as(x)
         x = x[:, skipped:]
+        if not x.shape[1]:
+            return x
         return torch.addcmul(x, self.ffn(self.modulate(x, shift2, scale2)), gate2)
 
 
