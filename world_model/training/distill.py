@@ -78,8 +78,8 @@ class Follower:
             own._flush()
         self.window.locate(student.place)
 
-    def denoise(self, student: RollingWindow, noisy: Tensor, sigma: Tensor, made: Tensor) -> Tensor:
-        """Return x0 of the student's window, noised to sigma [b, frames]; `made` is what the student made of it."""
+    def denoise(self, student: RollingWindow, noisy: Tensor, sigma: Tensor | None, made: Tensor) -> Tensor:
+        """Return x0 of the student's window, noised to sigma [b, frames], None being the ladder's levels; `made` is what the student made of it."""
         own = self.window
         own.levels, own.actions, own.x, own.x0 = list(student.levels), student.actions.clone(), noisy, made
         x0 = own.denoise(sigma)
@@ -87,7 +87,38 @@ class Follower:
         return x0
 
 
-class Distillation(Streams):
+class Followed(Streams):
+    """The student's streams, and the networks that follow them."""
+
+    def __init__(
+        self, recipe: StreamRecipe, window: WindowConfig, model: Transformer, clips: LatentClips, following: tuple[Transformer, ...], stands_out: float = 0.0
+    ) -> None:
+        super().__init__(recipe, window, model, clips, stands_out)
+        self.following = following
+        self.followers: list[Follower] = []
+
+    def _new_window(self) -> RollingWindow:
+        window = super()._new_window()
+        self.followers = [Follower(model, window) for model in self.following]
+        return window
+
+    def _remember(self, window: RollingWindow, latents: Tensor, actions: Tensor, places: Tensor) -> None:
+        super()._remember(window, latents, actions, places)
+        for follower in self.followers:
+            follower.window.remember(latents, actions, places)
+            follower.window._flush()
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"followers": [follower.window.snapshot() for follower in self.followers]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.window is not None:
+            for follower, saved in zip(self.followers, state["followers"], strict=True):
+                follower.window.restore(saved)
+
+
+class Distillation(Followed):
     """The student's streams, and the teacher and critic that follow them."""
 
     recipe: DistillRecipe
@@ -102,9 +133,8 @@ class Distillation(Streams):
         clips: LatentClips,
         stands_out: float = 0.0,
     ) -> None:
-        super().__init__(recipe, window, model, clips, stands_out)
-        self.teacher, self.critic = teacher, critic
-        self.followers: list[Follower] = []
+        super().__init__(recipe, window, model, clips, (teacher, critic), stands_out)
+        self.critic = critic
         self.critic_optimizer = MuonAdamW(critic, recipe.critic_muon_rate, recipe.critic_adam_rate)
 
     def step(self, rng: np.random.Generator, rate: float) -> dict[str, float]:
@@ -159,28 +189,13 @@ class Distillation(Streams):
         self.critic_optimizer.step(rate)
         return loss.item()
 
-    def _new_window(self) -> RollingWindow:
-        window = super()._new_window()
-        self.followers = [Follower(model, window) for model in (self.teacher, self.critic)]
-        return window
-
-    def _remember(self, window: RollingWindow, latents: Tensor, actions: Tensor, places: Tensor) -> None:
-        super()._remember(window, latents, actions, places)
-        for follower in self.followers:
-            follower.window.remember(latents, actions, places)
-            follower.window._flush()
-
     def state_dict(self) -> dict[str, Any]:
-        followers = [follower.window.snapshot() for follower in self.followers]
-        return super().state_dict() | {"critic": self.critic.state_dict(), "critic_optimizer": self.critic_optimizer.state_dict(), "followers": followers}
+        return super().state_dict() | {"critic": self.critic.state_dict(), "critic_optimizer": self.critic_optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.critic.load_state_dict(state["critic"])
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
-        if self.window is not None:
-            for follower, saved in zip(self.followers, state["followers"], strict=True):
-                follower.window.restore(saved)
 
 
 def distill(

@@ -143,9 +143,9 @@ def find_recipe(world: str, data: Path) -> WorldRecipe:
     return RECIPES[name]() if name in RECIPES else derive(msgspec.structs.replace(origin, name=name))
 
 
-def check(recipe: WorldRecipe, *data: Clips) -> None:
-    """Raise SessionError if clips are not of the world that a recipe is for."""
-    origin, home = recipe.origin, data[0].folder.parent
+def check(origin: Origin, *data: Clips) -> None:
+    """Raise SessionError if clips are not of the world with this origin."""
+    home = data[0].folder.parent
     for clips in data:
         if clips.vocabulary != origin.action_names or clips.frames.shape[1:3] != (origin.height, origin.width):
             raise SessionError(f"The sessions in {clips.folder} have other actions or another frame size than {origin.name}.")

@@ -454,18 +454,33 @@ def sample_strip(
     past = recipe.window.context.cache
     starts = held_out.clips.starts(past + frames)
     first = starts[np.linspace(0, len(starts) - 1, rows).astype(int)]
-    index = first[:, None] + np.arange(past + frames)
-    latents, actions = held_out.latents[torch.from_numpy(index)].float(), torch.from_numpy(held_out.clips.actions[index])
-    shape = autoencoder.config.latent_shape
-    window = RollingWindow(model, recipe.window, AddressedNoise(range(rows), 1, shape), shape, batch=rows)
-    window.remember(latents[:, :past], actions[:, :past])
-    made = []
+    latents = play_on(model, recipe.window, held_out, first, frames, rolling=rolling)
     with fast_autocast():
-        for n in range(frames):
-            block = None
-            while block is None:
-                block = window.advance(actions[:, past + n], append=rolling or not window.levels)
-            made.append(autoencoder.decode(block)[:, 0].numpy())
-    real = held_out.clips.frames[index[:, past:]]
+        made = [autoencoder.decode(frame).numpy() for frame in latents]
+    real = held_out.clips.frames[first[:, None] + np.arange(past, past + frames)]
     lines = [np.concatenate(list(line[3::4]), 1) for pair in zip(real, np.stack(made, 1), strict=True) for line in pair]
     Image.fromarray(np.concatenate(lines, 0)).save(path)
+
+
+@torch.no_grad()
+def play_on(
+    model: Transformer, config: WindowConfig, clips: LatentClips, first: np.ndarray, ticks: int, places: Tensor | None = None, *, rolling: bool = True
+) -> Tensor:
+    """Return the latent frames [ticks, n, c, h, w] that a network makes under the tapes that go on from clips.
+
+    Args:
+        first: the rows [n] at which the clips begin; as many frames as the context holds are the past.
+        places: [n, 1, 8], where the last frames of the past were taken; if they are not given they are sought.
+        rolling: False makes one frame at a time through all levels.
+    """
+    past, shape = config.context.cache, tuple(clips.latents.shape[1:])
+    rows = torch.from_numpy(first[:, None] + np.arange(past + ticks))
+    actions = torch.from_numpy(clips.clips.actions)[rows]
+    made: list[Tensor] = []
+    window = RollingWindow(model, config, AddressedNoise(range(len(first)), 1, shape), shape, batch=len(first))  # type: ignore[arg-type]
+    window.remember(clips.latents[rows[:, :past]].float(), actions[:, :past], places)
+    with fast_autocast():
+        while len(made) < ticks:
+            block = window.advance(actions[:, past + len(made)], append=rolling or not window.levels)
+            made += [] if block is None else [block[:, 0]]
+    return torch.stack(made)

@@ -8,7 +8,6 @@ past and from the same noise it is to come to what the whole network comes to. T
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,16 +17,16 @@ from torch import Tensor
 from world_model.autoencoder import Autoencoder
 from world_model.card import WorldError
 from world_model.evaluation.judge import find_judge
-from world_model.noise import AddressedNoise
 from world_model.precision import fast_autocast
-from world_model.session import SessionError
-from world_model.stream import RollingWindow, WindowConfig
+from world_model.real.origin import Origin
+from world_model.stream import WindowConfig
 from world_model.training.data import train_and_held_out
-from world_model.training.distill import Follower
+from world_model.training.distill import Followed
 from world_model.training.optimizer import MuonAdamW
-from world_model.training.rollout import StreamRecipe, Streams
+from world_model.training.recipe import check
+from world_model.training.rollout import StreamRecipe
 from world_model.training.run import Average, Run, Stateful, learning_rate
-from world_model.training.student import LatentClips, averaged
+from world_model.training.student import LatentClips, averaged, play_on
 from world_model.training.train import measure_and_save
 from world_model.transformer import Transformer
 from world_model.world import World
@@ -66,11 +65,10 @@ def run(
     for what, wanted, has in (("layers", layers, config.num_layers), ("pairs", pairs, config.motion_blocks)):
         if not 1 <= wanted <= has:
             raise WorldError(f"{given.card.title} has {has} {what}; from 1 to {has} can be left, not {wanted}.")
+    train, held_out = train_and_held_out(Path(data or Path("runs") / name / "data"))
+    check(Origin(**{field: getattr(given.card, field) for field in Origin.__struct_fields__}), train, held_out)
     folder = Path(out or Path("runs") / name / "thin")
     folder.mkdir(parents=True, exist_ok=True)
-    train, held_out = train_and_held_out(Path(data or Path("runs") / name / "data"))
-    if train.vocabulary != given.card.action_names or train.frames.shape[1:3] != (given.card.height, given.card.width):
-        raise SessionError(f"The sessions in {train.folder} have other actions or another frame size than {name}.")
     whole, autoencoder = Transformer(config), Autoencoder(given.autoencoder.config)  # those of a world that is played are packed
     whole.load_state_dict(given.transformer.state_dict())
     autoencoder.load_state_dict(given.autoencoder.state_dict())
@@ -86,7 +84,7 @@ def thin(recipe: ThinRecipe, window: WindowConfig, whole: Transformer, wanted: t
     layers, pairs = choose(window, whole, wanted, clips)
     model = without(whole, layers, pairs)
     optimizer, average = MuonAdamW(model, recipe.muon_rate, recipe.adam_rate), Average(model, recipe.ema)
-    streams = Thinning(recipe, window, model, clips, whole)
+    streams = Thinning(recipe, window, model, clips, (whole,))
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average, "streams": streams}
     run = Run(out, "thin", recipe.steps, parts)
     told: list[Tensor] = []
@@ -105,47 +103,22 @@ def thin(recipe: ThinRecipe, window: WindowConfig, whole: Transformer, wanted: t
     return averaged(model, average)
 
 
-class Thinning(Streams):
+class Thinning(Followed):
     """The streams of what is left, which the whole network follows."""
-
-    def __init__(self, recipe: ThinRecipe, window: WindowConfig, model: Transformer, clips: LatentClips, whole: Transformer) -> None:
-        super().__init__(recipe, window, model, clips)
-        self.whole = whole
-        self.follower: Follower | None = None  # there is none before the first stream
 
     def errors(self, rng: np.random.Generator) -> Tensor:
         """Make a pass; return the mean square [frames] by which the window's frames are not what the whole network makes of it."""
-        window, follower = self.go_on(rng), self.follower
-        assert follower is not None
-        follower.follow(window)
+        window = self.go_on(rng)
+        (whole,) = self.followers
+        whole.follow(window)
         window.enter(self.action(window, rng))
         before = window.x0
         x0 = window.denoise()
-        follower.window.recalled = window.recalled  # both have the same memory
-        sigma = torch.tensor([self.config.ladder[level] for level in window.levels]).repeat_interleave(self.config.block_frames)
+        whole.window.recalled = window.recalled  # both have the same memory
         with torch.no_grad():
-            aim = follower.denoise(window, window.x, sigma.expand(len(x0), -1), before)
+            aim = whole.denoise(window, window.x, None, before)
         window.step_down(x0.detach())
         return (x0 - aim).square().mean((0, 2, 3, 4))
-
-    def _new_window(self) -> RollingWindow:
-        window = super()._new_window()
-        self.follower = Follower(self.whole, window)
-        return window
-
-    def _remember(self, window: RollingWindow, latents: Tensor, actions: Tensor, places: Tensor) -> None:
-        super()._remember(window, latents, actions, places)
-        assert self.follower is not None
-        self.follower.window.remember(latents, actions, places)
-        self.follower.window._flush()
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"follower": None if self.follower is None else self.follower.window.snapshot()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        if self.follower is not None:
-            self.follower.window.restore(state["follower"])
 
 
 def choose(window: WindowConfig, whole: Transformer, wanted: tuple[int, int], clips: LatentClips) -> tuple[list[int], list[int]]:
@@ -171,17 +144,8 @@ def shown(window: WindowConfig, model: Transformer, clips: LatentClips) -> Tenso
     past = window.context.cache
     first = clips.clips.starts(past + TICKS)
     first = first[clips.clips.actions[first + past].any(1)]
-    rows = torch.from_numpy(first[np.linspace(0, len(first) - 1, CLIPS).astype(int)][:, None] + np.arange(past + TICKS))
-    shape = tuple(clips.latents.shape[1:])
-    stream = RollingWindow(model, window, AddressedNoise(range(CLIPS), window.block_frames, shape), shape, batch=CLIPS)  # type: ignore[arg-type]
-    actions = torch.from_numpy(clips.clips.actions)[rows]
-    made: list[Tensor] = []
-    with fast_autocast():
-        stream.remember(clips.latents[rows[:, :past]].float(), actions[:, :past], clips.places[rows[:, past - 1 : past]])
-        while len(made) < TICKS:
-            block = stream.advance(actions[:, past + len(made)])
-            made += [] if block is None else [block]
-    return torch.stack(made)
+    first = first[np.linspace(0, len(first) - 1, CLIPS).astype(int)]
+    return play_on(model, window, clips, first, TICKS, clips.places[torch.from_numpy(first + past - 1)][:, None])
 
 
 def without(whole: Transformer, layers: Sequence[int], pairs: Sequence[int]) -> Transformer:

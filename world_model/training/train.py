@@ -90,7 +90,7 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
         fastest()
     wait_for_all()
     train, held_out = train_and_held_out(data)
-    check(recipe, train, held_out)
+    check(recipe.origin, train, held_out)
     if recipe.student.model.recall_width and not train.knows_states:
         print("Not all of these sessions tell where they were played; the world is made without a memory of places.")
         recipe = recalling(recipe, 0)
