@@ -9,12 +9,14 @@ import contextlib
 import difflib
 import io
 import itertools
+import os
 import re
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -417,5 +419,18 @@ def _sentence(box: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def start() -> NoReturn:
+    """Run the command that the process was given, and end it.
+
+    A world that is still being loaded is not waited for: torch does not bear to be torn down while a thread is in it.
+    """
+    code = main()
+    if any(thread.daemon for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    start()

@@ -208,3 +208,13 @@ def test_ctrl_c_ends_the_game_and_finishes_its_recording(window: list[str], tmp_
     assert (game.returncode, err) == (130, "")
     session = Session(tmp_path / "new")
     assert len(session.tape()) == len(session.digests()) == len(list(session.frames())) > 5
+
+
+def test_the_process_ends_well_while_a_thread_computes() -> None:
+    busy = (
+        "import threading, time, torch, main; main.main = lambda: 3;"
+        "work = lambda: [torch.randn(200, 200).inverse() for _ in iter(int, 1)];"
+        "threading.Thread(target=work, daemon=True).start(); time.sleep(0.3); main.start()"
+    )
+    ended = subprocess.run([sys.executable, "-c", busy], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (3, "")
