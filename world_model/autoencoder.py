@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from world_model.kept import Kept
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -93,7 +95,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        self._inverse: tuple[Tensor, int | None, Tensor] | None = None  # which matrix of latents, its version, and the inverse
+        self._kept = Kept()
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         for conv in (module for module in self.modules() if isinstance(module, nn.Conv2d)):
@@ -129,14 +131,9 @@ class Autoencoder(nn.Module):
         z = _mix(self._unmix(), latents.float()) + self.latent_mean.float()[:, None, None]
         return self.decoder(z.to(self.dtype).contiguous(memory_format=torch.channels_last)).float()
 
-    @torch.inference_mode(False)  # what is kept may serve a pass with gradient next
     def _unmix(self) -> Tensor:
         """Return the inverse of the matrix of latents, float32; computed once."""
-        matrix = self.latent_matrix
-        version = None if matrix.is_inference() else matrix._version
-        if self._inverse is None or self._inverse[0] is not matrix or self._inverse[1] != version:
-            self._inverse = matrix, version, torch.linalg.inv(matrix.float())
-        return self._inverse[2]
+        return self._kept("inverse", lambda: torch.linalg.inv(self.latent_matrix.float()), self.latent_matrix)
 
 
 def _mix(matrix: Tensor, latents: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from world_model.kept import Kept
+
 MARGIN = 1 / 16  # of the map, around all positions
 SCALE = 2 / (1 + 2 * MARGIN)  # places on the map go from -1 to 1, as `F.grid_sample` takes them
 BODY = 0.017  # of the map: how near to a wall somebody may come
@@ -35,7 +37,7 @@ class Memory(nn.Module):
 
     def __init__(self, size: tuple[int, int], width: int, field_of_view: float) -> None:
         super().__init__()
-        self._crowded: dict[float, tuple[int, Tensor]] = {}  # maps on which bodies of some size are points, and of which version of `matter` they are
+        self._kept = Kept()
         self.size, self.reach = size, math.tan(math.radians(field_of_view) / 2)
         self.along = round(FINER * width)  # texels of walls along the longer side of the map
         self.tall = max(2, self.along // 10)  # and from floor to ceiling
@@ -86,9 +88,10 @@ class Memory(nn.Module):
         near, rise = 1 / reached[:, None], 2 / (eye + above)
         heights = ((depth * rise)[..., None] * -down).add_((eye * rise - 1)[..., None])  # [n, width, height], of where a wall is seen
         wall = self._walls(position + depth * rays, heights)
-        shades = between(self.shade.T, (torch.cat([depth, reached], 1).clamp(NEAREST, FARTHEST) / NEAREST).log() / math.log(FARTHEST / NEAREST)).exp()
+        far = (torch.cat([depth, reached], 1).clamp(NEAREST, FARTHEST) / math.sqrt(NEAREST * FARTHEST)).log() * (2 / math.log(FARTHEST / NEAREST))
+        shades = look_up(self.shade[None, :, None], torch.stack([far, torch.zeros_like(far)])).exp()  # [2, n, width + height]
         nearer = ((SHARP * depth)[..., None] * near - SHARP).sigmoid()[:, None]
-        colours = torch.lerp(wall * shades[:, None, :width, None, 0], flat * shades[:, None, None, width:, 1], nearer)
+        colours = torch.lerp(wall * shades[0, :, None, :width, None], flat * shades[1, :, None, None, width:], nearer)
         inverse = torch.maximum((1 / depth)[:, None, :, None], near[:, None])
         return colours.transpose(2, 3), inverse.transpose(2, 3)
 
@@ -99,8 +102,9 @@ class Memory(nn.Module):
         """
         height, width = seen.shape[2:]
         right, down = self._slopes(height, width)
-        x, y = (F.pad(seen, pad, mode="replicate") for pad in ((1, 1, 0, 0), (0, 0, 1, 1)))
-        x, y = (x[..., 2:] - x[..., :-2]) * (width / 4 / self.reach), (y[..., 2:, :] - y[..., :-2, :]) * (height / 4 / self._tallest())
+        around = F.pad(seen, (1, 1, 1, 1), mode="replicate")
+        x, y = around[..., 1:-1, 2:] - around[..., 1:-1, :-2], around[..., 2:, 1:-1] - around[..., :-2, 1:-1]
+        x, y = x * (width / 4 / self.reach), y * self._kept(("rows", height), lambda: height / 4 / self._tallest(), self.steep)
         down = down[:, None]
         ahead = (x * right + y * down) * inverse
         turned = x * (1 + right.square()) + y * (down * right)
@@ -108,8 +112,12 @@ class Memory(nn.Module):
 
     def _slopes(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return how far to the right [width] and down [height] rays through the pixels of a picture go, at depth one."""
-        right, down = (((torch.arange(pixels, device=self.steep.device) + 0.5) * (2 / pixels) - 1) for pixels in (width, height))
-        return right * self.reach, down * self._tallest() + self.horizon
+        device = self.steep.device
+
+        def slopes() -> tuple[Tensor, Tensor]:
+            return self.reach * middles(width, device), self._tallest() * middles(height, device) + self.horizon
+
+        return self._kept(("slopes", height, width), slopes, self.steep, self.horizon)
 
     def _tallest(self) -> Tensor:
         """Return half the height of what fills a picture at depth one."""
@@ -118,17 +126,20 @@ class Memory(nn.Module):
     @torch.no_grad()
     def is_free(self, positions: Tensor, body: float = 1.0) -> Tensor:
         """Return whether somebody can stand at positions [..., 2]: there is no wall nearer than a part of a `body` needs; bool [...]."""
-        if body not in self._crowded or self._crowded[body][0] != self.matter._version:
-            cells = int(body * BODY * SCALE / 2 * self.matter.shape[-1])
-            around = F.pad(self.matter.detach(), (cells,) * 4, value=-math.inf)
-            for axis in (2, 3):  # pooling in one axis after the other, in a tenth of the time that `F.max_pool2d` takes
-                around = around.unfold(axis, 2 * cells + 1, 1).amax(-1)
-            self._crowded[body] = self.matter._version, around
-        return look_up(self._crowded[body][1], on_map(positions.float()).movedim(-1, 0))[0] < 0
+        crowded = self._kept(("crowded", body), lambda: self._crowded(body), self.matter)
+        return look_up(crowded, on_map(positions.float()).movedim(-1, 0))[0] < 0
+
+    def _crowded(self, body: float) -> Tensor:
+        """Return `matter` as it is where a part of a `body` is a point."""
+        cells = int(body * BODY * SCALE / 2 * self.matter.shape[-1])
+        around = F.pad(self.matter.detach(), (cells,) * 4, value=-math.inf)
+        for axis in (2, 3):  # pooling in one axis after the other, in a tenth of the time that `F.max_pool2d` takes
+            around = around.unfold(axis, 2 * cells + 1, 1).amax(-1)
+        return around
 
     def _meet(self, position: Tensor, rays: Tensor) -> Tensor:
         """Return the depths [n, width] at which rays [2, n, width] from positions [2, n, 1] meet walls."""
-        depths = torch.logspace(math.log10(NEAREST), math.log10(FARTHEST), SAMPLES, device=rays.device)
+        depths = self._kept("depths", lambda: torch.logspace(math.log10(NEAREST), math.log10(FARTHEST), SAMPLES, device=rays.device), self.matter)
         stopped = look_up(self.matter, (rays[..., None] * depths).add_(position[..., None]))[0].sigmoid()
         gets_there = (1 - stopped[..., :-1]).cumprod(-1)  # nobody sees beyond the last
         return depths[0] + gets_there @ depths.diff()
@@ -137,13 +148,17 @@ class Memory(nn.Module):
         """Return the colours [n, 3, width, height] of walls at points of the map [2, n, width] and heights [n, width, height] (floor -1, ceiling 1)."""
         seen = look_up(self.seen, points).movedim(0, -1)  # [n, width, patterns and colour]
         rows, weights = neighbours((points.movedim(0, -1) + 1) / 2, self.along)  # [n, width, 2 axes, 2]
-        rows = rows * PATTERNS + torch.tensor([[0], [self.along * PATTERNS]], device=rows.device)  # of either axis
-        rows = rows[..., None] + torch.arange(PATTERNS, device=rows.device)
+        rows = rows[..., None] * PATTERNS + self._kept("patterns", self._patterns, self.walls)
         weights = weights[..., None] * seen[..., :-3].unflatten(-1, (2, 1, PATTERNS))
         strips = F.embedding_bag(rows.flatten(2).flatten(0, 1), self.walls.flatten(0, 1), per_sample_weights=weights.flatten(2).flatten(0, 1), mode="sum")
         strips = strips.view(*points.shape[1:], 3, self.tall).transpose(1, 2)  # [n, 3, width, tall]
-        columns = ((torch.arange(heights.shape[1], device=heights.device) + 0.5) * (2 / heights.shape[1]) - 1)[:, None].expand_as(heights)
+        columns = self._kept(("columns", heights.shape[1]), lambda: middles(heights.shape[1], heights.device), self.walls)[:, None].expand_as(heights)
         return sample(strips, torch.stack([heights, columns])) + seen[..., -3:].movedim(-1, 1)[..., None]
+
+    def _patterns(self) -> Tensor:
+        """Return where the patterns along x and those along y are in the table of walls, [2, 1, patterns]."""
+        first = torch.arange(PATTERNS, device=self.walls.device)
+        return torch.stack([first, first + self.along * PATTERNS])[:, None]
 
 
 def on_map(positions: Tensor) -> Tensor:
@@ -154,6 +169,11 @@ def on_map(positions: Tensor) -> Tensor:
 def from_map(places: Tensor) -> Tensor:
     """Return the positions of places from -1 to 1 over all of the map, its margin included."""
     return (places + 1) / SCALE - MARGIN
+
+
+def middles(pixels: int, device: torch.device) -> Tensor:
+    """Return where the middles of so many pixels lie on what goes from -1 to 1."""
+    return (torch.arange(pixels, device=device) + 0.5) * (2 / pixels) - 1
 
 
 def look_up(grid: Tensor, points: Tensor) -> Tensor:
@@ -172,9 +192,3 @@ def neighbours(where: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     first = row.floor()
     part = row - first
     return torch.stack([first, first + 1], -1).long(), torch.stack([1 - part, part], -1)
-
-
-def between(table: Tensor, where: Tensor) -> Tensor:
-    """Return the rows of a table [rows, c] at places from 0 to 1 over it [...], linearly between neighbours: [..., c]."""
-    rows, weights = neighbours(where, len(table))
-    return (table[rows] * weights[..., None]).sum(-2)

@@ -31,12 +31,15 @@ class AddressedNoise:
 
     def __init__(self, seeds: Sequence[int], block_frames: int, shape: tuple[int, int, int], device: torch.device | str = "cpu") -> None:
         self.seeds, self.block_frames, self.shape, self.device = tuple(seeds), block_frames, shape, device
+        self._philox = np.random.Philox(key=0)  # one for all addresses: a new one takes longer than its numbers
+        self._generator = np.random.Generator(self._philox)
+        self._unused = self._philox.state
 
     def __call__(self, block: int, level: int, rollback: int = 0) -> Tensor:
-        frames = range(block * self.block_frames, (block + 1) * self.block_frames)
-        numbers = [[self._frame(seed, frame, level, rollback) for frame in frames] for seed in self.seeds]
-        return torch.from_numpy(np.array(numbers)).to(self.device)
-
-    def _frame(self, seed: int, frame: int, level: int, rollback: int) -> np.ndarray:
-        generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, rollback, level, frame]))
-        return generator.standard_normal(self.shape, np.float32)
+        numbers = np.empty((len(self.seeds), self.block_frames, *self.shape), np.float32)
+        for seed, frames in zip(self.seeds, numbers, strict=True):
+            for frame, out in enumerate(frames, block * self.block_frames):
+                address = {"key": np.array([seed, 0], np.uint64), "counter": np.array([0, rollback, level, frame], np.uint64)}
+                self._philox.state = {**self._unused, "state": address}  # type: ignore[typeddict-item]
+                self._generator.standard_normal(out=out, dtype=np.float32)
+        return torch.from_numpy(numbers).to(self.device)

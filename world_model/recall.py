@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.autoencoder import ResidualPair
+from world_model.kept import Kept
 from world_model.memory import EYE, Memory, from_map
 
 PLACE = 8  # numbers that a place has
@@ -59,7 +60,7 @@ class Recall(nn.Module):
     def __init__(self, shape: tuple[int, int, int], told: int, width: int, blocks: int, follow_width: int, field_of_view: float, looks: int = 32) -> None:
         super().__init__()
         self.shape = shape
-        self._atlas: tuple[int, Tensor, Tensor] | None = None  # places, what they look like, and of which version of the map
+        self._kept = Kept()
         sizes = (shape[0], looks, 2 * looks, 4 * looks, 4 * looks)
         rows, columns = shape[1:]
         self.look = nn.ModuleList([nn.Conv2d(sizes[0], sizes[1], 3, padding=1)])
@@ -165,16 +166,17 @@ class Recall(nn.Module):
 
     def atlas(self) -> tuple[Tensor, Tensor]:
         """Return places wherever somebody can stand [n, 8], their headings a golden angle apart, and what they roughly look like [n, d]; made once."""
-        version = self.memory.matter._version
-        if self._atlas is None or self._atlas[0] != version:
+
+        def look_around() -> tuple[Tensor, Tensor]:
             free = (self.memory.matter[0, 0] < 0).nonzero().flip(1)
             cells = free[torch.linspace(0, max(0, len(free) - 1), min(ATLAS, 8 * len(free)), device=free.device).long()]
             angles = GOLDEN_ANGLE * torch.arange(len(cells), device=cells.device)[:, None]
             places = F.pad(torch.cat([from_map((2 * cells + 1) / self.memory.matter.shape[-1] - 1), along(angles)], 1), (0, PLACE - 4))
             rows, columns = max(1, self.shape[1] // 2), max(1, self.shape[2] // 2)
             looks = [self._rough(self.memory(some, (rows, columns))[0]) for some in places.split(512)]
-            self._atlas = version, places, torch.cat(looks)
-        return self._atlas[1:]
+            return places, torch.cat(looks)
+
+        return self._kept("atlas", look_around, self.memory.matter)
 
     @staticmethod
     def _rough(colours: Tensor) -> Tensor:

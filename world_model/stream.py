@@ -15,6 +15,7 @@ on many streams at once.
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -180,8 +181,12 @@ class RollingWindow:
         if not self.levels:
             return x0[:, :0]
         noise = torch.cat([self.noise(self.start + i, level, rollback) for i, level in enumerate(self.levels)], 1)
-        sigma = torch.tensor([self.config.ladder[level] for level in self.levels], device=self.device).repeat_interleave(self.config.block_frames)
-        return add_noise(x0, noise, sigma[:, None, None, None])
+        return add_noise(x0, noise, self._sigma().float()[:, None, None, None])
+
+    def _sigma(self, *behind: float) -> Tensor:
+        """Return the noise levels of the window's frames, after those of blocks before it, float64 [frames]."""
+        levels = *behind, *(self.config.ladder[level] for level in self.levels)
+        return frame_levels(levels, self.config.block_frames, self.device)
 
     def denoise(self, sigma: Tensor | None = None) -> Tensor:
         """Return x0 of the window [b, blocks * block frames, c, h, w]; the clean block, if one waits, enters the cache on the way.
@@ -189,14 +194,11 @@ class RollingWindow:
         `sigma` [b, blocks * block frames] are the window's noise levels, if not the ladder's.
         """
         size, blocks = self.config.block_frames, len(self.levels)
-        x, clean = self.x, None
-        if sigma is None:
-            levels = torch.tensor([self.config.ladder[level] for level in self.levels], dtype=torch.float64, device=self.device)
-            sigma = levels.repeat_interleave(size).expand(len(x), -1)
+        x, clean, behind = self.x, None, list[float]()
         if self.clean is not None:
-            clean = self.start - 1
-            x, sigma = torch.cat([self.clean, x], 1), torch.cat([sigma.new_zeros(len(x), size), sigma], 1)
+            x, clean, behind = torch.cat([self.clean, x], 1), self.start - 1, [0.0]
             self.clean = None
+        sigma = self._sigma(*behind).expand(len(x), -1) if sigma is None else torch.cat([sigma.new_zeros(len(x), x.shape[1] - sigma.shape[1]), sigma], 1)
         actions = histories(torch.cat([self.lived, self.actions], 1), self.model.config.action_history)[:, -x.shape[1] :]
         attend = ContextAttention(self.cache, clean, self.start, blocks, self.grid, size)
         moved: dict[str, Any] = {}
@@ -264,6 +266,13 @@ class RollingWindow:
         self.clean, self.last, self.x0 = saved["clean"], saved["last"].clone(), saved["x0"].clone()
         self.place, self.view, self.recalled = saved["place"], saved["view"], None
         self.cache.restore(saved["cache"])
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept may serve a pass with gradient next
+def frame_levels(levels: tuple[float, ...], block_frames: int, device: torch.device) -> Tensor:
+    """Return the noise levels of the frames of blocks at these levels, float64 [frames]."""
+    return torch.tensor(levels, dtype=torch.float64, device=device).repeat_interleave(block_frames)
 
 
 def histories(actions: Tensor, length: int) -> Tensor:

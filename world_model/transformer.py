@@ -21,6 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.attention import attention
+from world_model.kept import Kept
 from world_model.motion import Motion
 from world_model.packing import Product, join, joined_product
 from world_model.recall import Recall
@@ -201,6 +202,7 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self._kept = Kept()
         dim, patch = config.dim, (1, *config.patch_size)
         self.patch_embedding = nn.Conv3d(config.in_channels, dim, kernel_size=patch, stride=patch)
         if config.places:
@@ -230,6 +232,16 @@ class Transformer(nn.Module):
         """Return every layer's text keys and values for text embeddings [b, text, text_dim]; reuse them until the prompt changes."""
         embedded = self.text_embedding(text)
         return [block.cross_attn.project_text(embedded) for block in self.blocks]  # type: ignore[union-attr,operator]
+
+    def embed_times(self, sigma: Tensor) -> Tensor:
+        """Return vectors [b, f, d] of noise levels [b, f]; the few that play needs are made once."""
+
+        def embed() -> Tensor:
+            return self.time_embedding(sinusoid(1000 * sigma, self.config.freq_dim).to(self.patch_embedding.weight.dtype))
+
+        if sigma.device.type != "cpu" or not torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu"):
+            return embed()
+        return self._kept(tuple(map(tuple, sigma.tolist())), embed, *self.time_embedding.parameters())
 
     def forward(
         self,
@@ -265,7 +277,7 @@ class Transformer(nn.Module):
         if self.config.places:
             tokens = tokens + self.place_embedding.to(tokens.dtype)
 
-        e = self.time_embedding(sinusoid(1000 * sigma, self.config.freq_dim).to(weight.dtype))  # [b, f, d]
+        e = self.embed_times(sigma)
         if actions is not None:
             e = e + self.action_embedding(actions.flatten(2).to(weight.dtype))
         e6 = self.time_projection(e).unflatten(-1, (1, 6, -1))  # [b, f, 1, 6, d]

@@ -183,19 +183,19 @@ class World:
             WorldError: it names an action that this world does not have, or the vector has another length.
         """
         names = self.card.action_names
-        vector = np.zeros(len(names), np.float32)
         if isinstance(action, Tensor | np.ndarray):
             given = np.asarray(action, np.float32)
-            if given.shape != vector.shape or not np.isfinite(given).all():
+            if given.shape != (len(names),) or not np.isfinite(given).all():
                 raise WorldError(f"An action vector of this world has {len(names)} finite numbers, not shape {given.shape}.")
             return given
+        values = dict.fromkeys(names, 0.0)
         for name, value in action.items() if isinstance(action, Mapping) else ((name, 1.0) for name in action):
             if name not in names:
                 raise WorldError(f"This world has no action {name!r}; it has: {', '.join(names)}.")
-            vector[names.index(name)] = value
-        if not np.isfinite(vector).all():
-            raise WorldError("The value of an action must be a finite number.")
-        return vector
+            if not math.isfinite(value):
+                raise WorldError("The value of an action must be a finite number.")
+            values[name] = value
+        return np.array(list(values.values()), np.float32)
 
 
 class Stream:
@@ -328,6 +328,7 @@ def lay_out(autoencoder: Autoencoder, transformer: nn.Module, *, packed: bool = 
         if isinstance(convolutions, Recall):
             convolutions.memory.float()
             convolutions.ego.float()
+            together += convolutions.ego
         elif isinstance(convolutions, Motion):
             convolutions.pack(packed=packed)
             together += (pair.modulation for pair in convolutions.pairs)
