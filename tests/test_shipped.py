@@ -4,8 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from world_model.autoencoder import Autoencoder
 from world_model.card import SHIPPED
+from world_model.psnr import psnr_db
+from world_model.transformer import Transformer
 from world_model.world import Stream, World
 
 FILES = sorted(SHIPPED.glob("*.safetensors"))
@@ -33,6 +37,21 @@ def test_restless_keys_leave_a_picture(path: Path) -> None:
         if n >= 30:
             contrasts += [float(frame.std()) for frame in frames]
     assert np.median(contrasts) > 10, contrasts[:: len(streams)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_speed_does_not_change_the_picture(path: Path, dtype: torch.dtype) -> None:
+    """The first frame, as it is played, is that of plain layers in float32, which run two passes; later ones part as they do with other noise."""
+    fast, whole = World.load(path, "cpu", dtype), World.load(path, "cpu", torch.float32)
+    transformer, autoencoder = Transformer(whole.transformer.config), Autoencoder(whole.autoencoder.config)
+    transformer.load_state_dict(whole.transformer.state_dict())
+    autoencoder.load_state_dict(whole.autoencoder.state_dict())
+    plain = World(whole.card, autoencoder, transformer, whole.window, whole.starts)
+    streams, held = range(8), [[fast.card.action_names[n % 2]] for n in range(8)]
+    frames = [world.stream(streams, streams, fused=world is fast).tick(held) for world in (plain, fast)]
+    nearness = [psnr_db(*both) for both in zip(*frames, strict=True)]
+    assert np.median(nearness) >= (40 if dtype == torch.bfloat16 else 60), nearness
 
 
 def test_the_gun_fires_when_it_is_told_to() -> None:
