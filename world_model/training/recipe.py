@@ -101,7 +101,7 @@ def corrected(recipe: WorldRecipe, rollout: RolloutRecipe, stands_out: float = 0
 RECIPES: dict[str, Callable[[], WorldRecipe]] = {
     "maze": lambda: replace(
         corrected(
-            thinned(standing_still(recalling(derive(SOURCES["maze"].origin))), 2, 2),
+            thinned(standing_still(recalling(derive(SOURCES["maze"].origin))), 2, 1),
             RolloutRecipe(longest=250, known=60, adversary_price=0.3, rollbacks=0.05),
         ),
         distill=DistillRecipe(

@@ -23,7 +23,7 @@ from world_model.stream import WindowConfig
 from world_model.training.data import train_and_held_out
 from world_model.training.distill import Followed
 from world_model.training.optimizer import MuonAdamW
-from world_model.training.recipe import check
+from world_model.training.recipe import RECIPES, check
 from world_model.training.rollout import StreamRecipe
 from world_model.training.run import Average, Run, Stateful, learning_rate
 from world_model.training.student import LatentClips, averaged, play_on
@@ -37,7 +37,10 @@ PARTS = "blocks", "motion.blocks"  # where layers and pairs are in a transformer
 
 @dataclass(frozen=True)
 class ThinRecipe(StreamRecipe):
-    """How to teach what is left; an error in frames after the window's first counts ``ahead_price`` times as much as one there."""
+    """How to teach what is left; an error in frames after the window's first counts ``ahead_price`` times as much as one there.
+
+    What ``stands_out`` counts as much more as it does in training (`world_model.training.student.StudentRecipe`): small monsters are the first to be left out.
+    """
 
     batch: int = 6
     longest: int = 40
@@ -47,6 +50,7 @@ class ThinRecipe(StreamRecipe):
     muon_rate: float = 1e-3
     adam_rate: float = 1e-4
     ema: float = 0.995
+    stands_out: float = 0.0
 
 
 def run(
@@ -73,7 +77,8 @@ def run(
     whole.load_state_dict(given.transformer.state_dict())
     autoencoder.load_state_dict(given.autoencoder.state_dict())
     latents = LatentClips.encode(train, autoencoder, folder / "latents.pt")
-    thinned = thin(ThinRecipe(steps=steps), given.window, whole.eval().requires_grad_(False), (layers, pairs), latents, folder)
+    stands_out = RECIPES[name]().student.stands_out if name in RECIPES else 0.0
+    thinned = thin(ThinRecipe(steps=steps, stands_out=stands_out), given.window, whole.eval().requires_grad_(False), (layers, pairs), latents, folder)
     made = World(msgspec.structs.replace(given.card, transformer=asdict(thinned.config)), given.autoencoder, thinned, given.window, given.starts)
     measure_and_save(made, held_out, find_judge(name), Path(world_file or folder / f"{name}.safetensors"))
     return 0
@@ -84,7 +89,7 @@ def thin(recipe: ThinRecipe, window: WindowConfig, whole: Transformer, wanted: t
     layers, pairs = choose(window, whole, wanted, clips)
     model = without(whole, layers, pairs)
     optimizer, average = MuonAdamW(model, recipe.muon_rate, recipe.adam_rate), Average(model, recipe.ema)
-    streams = Thinning(recipe, window, model, clips, (whole,))
+    streams = Thinning(recipe, window, model, clips, (whole,), recipe.stands_out)
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average, "streams": streams}
     run = Run(out, "thin", recipe.steps, parts)
     told: list[Tensor] = []
@@ -117,8 +122,9 @@ class Thinning(Followed):
         whole.window.recalled = window.recalled  # both have the same memory
         with torch.no_grad():
             aim = whole.denoise(window, window.x, None, before)
+        prices = self.clips.prices(window.last, self.stands_out)
         window.step_down(x0.detach())
-        return (x0 - aim).square().mean((0, 2, 3, 4))
+        return ((x0 - aim).square().mean(2) * prices).mean((0, 2, 3))
 
 
 def choose(window: WindowConfig, whole: Transformer, wanted: tuple[int, int], clips: LatentClips) -> tuple[list[int], list[int]]:
