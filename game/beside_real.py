@@ -119,6 +119,10 @@ class PairStream:
             self._show(real, self._stream.tick(action, rollback=rollback))
         return self.screen
 
+    def prepare(self) -> None:
+        """Let the world do what its next frame need not wait for an action to do."""
+        self._stream.prepare()
+
     def snapshot(self) -> dict[str, Any]:
         """Return nothing, for the real game cannot be brought back."""
         return {}

@@ -279,6 +279,7 @@ class Game:
             moment.saved = self._snapshot(world)
             self._history.add(moment)
             recordings.append(moment)
+            stream.prepare()
         return False
 
     def _tell(self, world: World, stream: Stream, number: int) -> bool:

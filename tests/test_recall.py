@@ -219,6 +219,31 @@ def test_a_stream_knows_its_place_and_says_so_in_its_state(world: World, tmp_pat
         assert all(np.array_equal(stream.tick(action), frame) for action, frame in zip(TAPE, onwards, strict=True))
 
 
+def test_what_is_prepared_between_ticks_changes_no_frame(world: World) -> None:
+    plain, prepared = world.stream(seed=3), world.stream(seed=3)
+    for n, action in enumerate(TAPE):
+        frame = plain.tick(action, rollback=n % 2)
+        prepared.prepare()
+        before = prepared.snapshot()
+        prepared.prepare()
+        prepared.tick(["turn_left"])
+        prepared.restore(before)  # what was prepared for another future does not count
+        if n % 3:
+            prepared.prepare()
+        assert np.array_equal(prepared.tick(action, rollback=n % 2), frame), n
+
+
+def test_with_what_is_prepared_a_tick_aligns_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = world.stream(seed=3)
+    stream.tick(["forward"])
+    stream.prepare()
+    with monkeypatch.context() as patch:
+        patch.setattr(Recall, "align", None)
+        stream.tick(["turn_left"])
+        with pytest.raises(TypeError):
+            stream.tick(["turn_left"])
+
+
 def test_streams_of_a_batch_have_places_of_their_own(world: World) -> None:
     batch, alone = world.stream([1, 2], [0, 2]), world.stream(2, 2)
     assert torch.allclose(batch.window.place[1:], alone.window.place, atol=1e-4)
@@ -231,13 +256,13 @@ def test_streams_of_a_batch_have_places_of_their_own(world: World) -> None:
 def test_the_passes_of_a_rollback_seek_the_first_place_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = world.stream(7)
     sought: list[int] = []
-    seek = world.transformer.recall.seek
+    go_on = world.transformer.recall.go_on
 
     def counting(before: Tensor, *rest: Tensor) -> Tensor:
         sought.append(before.shape[1])
-        return seek(before, *rest)
+        return go_on(before, *rest)
 
-    monkeypatch.setattr(world.transformer.recall, "seek", counting)
+    monkeypatch.setattr(world.transformer.recall, "go_on", counting)
     for action in (["forward"], ["forward"], ["turn_left"]):
         sought.clear()
         stream.tick(action, rollback=3)

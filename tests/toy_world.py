@@ -58,6 +58,9 @@ class ToyStream:
         self.screen = self._frame(asked)
         return self.screen
 
+    def prepare(self) -> None:
+        pass
+
     @property
     def frame(self) -> int:
         return self.number

@@ -227,17 +227,27 @@ class Recall(nn.Module):
     def seek(self, before: Tensor, action: Tensor, place: Tensor, picture: Tensor) -> Tensor:
         """Return the places [b, runs, 8] of the frames after `before` [b, runs, c, h, w]; `picture` is what is remembered from where these were taken.
 
-        Who does nothing is where he was. His picture follows the place by which it is remembered: aligned with each other both would be carried off.
         Arguments as in `follow`, of a single frame in each run.
         """
+        return self.go_on(before, action, *self.settled(before, place, picture))
+
+    def settled(self, before: Tensor, place: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the places [b, runs, 8] of frames as they were reckoned and as the frames show them, arguments as in `seek`: this takes no action to know."""
         position, heading, heights, step = place.split(2, -1)
         heading = heading / heading.norm(dim=-1, keepdim=True).clamp(min=1)
         place = torch.cat([position.clamp(-0.5, 1.5), heading, heights.clamp(-BOB, BOB), step.clamp(-STEP, STEP)], -1)
-        known = heading.square().sum(-1, keepdim=True) > UNKNOWN**2
-        pressed = action.flatten(2).any(-1, keepdim=True)
         doubt = (before - picture[:, :, :-1]).float().square().mean((2, 3, 4)) / DOUBTFUL
         aligned = torch.lerp(place, self.align(place, before, picture), 1 / (1 + doubt.square())[..., None])
-        moved = self.walk(self._slide(place, aligned), self._gone(action.flatten(2)))
+        return place, self._slide(place, aligned)
+
+    def go_on(self, before: Tensor, action: Tensor, place: Tensor, shown: Tensor) -> Tensor:
+        """Return what `seek` does, of places that have been `settled`.
+
+        Who does nothing is where he was. His picture follows the place by which it is remembered: aligned with each other both would be carried off.
+        """
+        known = place[..., 2:4].square().sum(-1, keepdim=True) > UNKNOWN**2
+        pressed = action.flatten(2).any(-1, keepdim=True)
+        moved = self.walk(shown, self._gone(action.flatten(2)))
         place = torch.where(pressed, moved, F.pad(place[..., :6], (0, 2)))
         return place if bool(known.all()) else torch.where(known, place, self.guess(before, action))
 

@@ -81,6 +81,7 @@ class RollingWindow:
         self.last = torch.zeros(batch, 1, *shape, device=self.device)  # the newest finished frame
         self.place = torch.zeros(batch, 1, PLACE, device=self.device)  # where it was taken, in worlds that recall
         self.view: Tensor | None = None  # what is remembered from there, once it was wanted
+        self.settled: tuple[Tensor, Tensor] | None = None  # that place, as it was reckoned and as the frame shows it, once it was wanted
         self.recalled: tuple[Tensor, Tensor, Tensor] | None = None  # what the window's first frame was told; all frames' places, and what is remembered there
         self.x0 = self.x  # what the last pass predicted for the blocks that are still in the window
         self.rollbacks = 0
@@ -116,7 +117,7 @@ class RollingWindow:
 
     def locate(self, place: Tensor) -> None:
         """Say where the newest finished frame was taken, [b, 1, 8] (`world_model.recall`)."""
-        self.place, self.view, self.recalled = place, None, None
+        self.place, self.view, self.settled, self.recalled = place, None, None, None
 
     def advance(self, action: Tensor | None, *, append: bool = True, late: bool = True) -> Tensor | None:
         """Make one pass; return the block that it finished [b, block frames, c, h, w], or None while the window fills up.
@@ -210,6 +211,14 @@ class RollingWindow:
                 moved["recalled"] = self._recall(before, actions[:, -blocks * size :])
         return self.model(x, sigma, attend, actions if self.model.config.num_actions else None, self.text, blocks * size, **moved)
 
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Find out where the last frame was taken, in worlds that recall: the next pass need not, and no action is wanted for it yet."""
+        if self.model.config.recall_width and self.settled is None:
+            if self.view is None:
+                self.view = self.model.recall.remember(self.place)
+            self.settled = self.model.recall.settled(self.last, self.place, self.view)
+
     def _lasting(self) -> int:
         """Return how many of the window's first blocks are worth refining; of the others next to nothing is left in the next pass."""
         ladder = self.config.ladder
@@ -227,8 +236,9 @@ class RollingWindow:
         if self.recalled is not None and torch.equal(told, self.recalled[0]):
             _, places, views = self.recalled
         else:
-            view = recall.remember(self.place) if self.view is None else self.view
-            places, views = recall.seek(before[:, :1], told, self.place, view), view[:, :0]
+            self.prepare()
+            assert self.settled is not None and self.view is not None
+            places, views = recall.go_on(self.last, told, *self.settled), self.view[:, :0]
         if (ahead := actions[:, places.shape[1] : lasting]).shape[1]:
             places = torch.cat([places, recall.expect(ahead, places[:, -1:])], 1)
         if (new := places[:, views.shape[1] :]).shape[1]:
@@ -239,7 +249,7 @@ class RollingWindow:
 
     def _finish(self, block: Tensor, actions: Tensor) -> None:
         """Let a block be the past: it is to enter the cache, and the next frame moves its last one."""
-        self.clean, self.last, self.recalled = block, block[:, -1:], None
+        self.clean, self.last, self.settled, self.recalled = block, block[:, -1:], None, None
         self.lived = torch.cat([self.lived, actions], 1)[:, -self.lived.shape[1] :]
         self.start += 1
 
@@ -264,7 +274,7 @@ class RollingWindow:
         self.start, self.levels, self.rollbacks = saved["start"], list(saved["levels"]), saved["rollbacks"]
         self.x, self.actions, self.lived = saved["x"].clone(), saved["actions"].clone(), saved["lived"].clone()
         self.clean, self.last, self.x0 = saved["clean"], saved["last"].clone(), saved["x0"].clone()
-        self.place, self.view, self.recalled = saved["place"], saved["view"], None
+        self.place, self.view, self.settled, self.recalled = saved["place"], saved["view"], None, None
         self.cache.restore(saved["cache"])
 
 

@@ -264,6 +264,11 @@ class Stream:
         self.frame += 1
         return self.screen
 
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        """Do now what the next tick need not wait for an action to do. It changes no frame; who waits between two ticks has the next one sooner."""
+        self.window.prepare()
+
     def _changed(self, vectors: np.ndarray) -> bool:
         """Tell whether the player asks for something else than on the last tick."""
         return self.held is not None and not np.array_equal(self.held, vectors)
