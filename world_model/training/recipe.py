@@ -20,6 +20,7 @@ from world_model.training.autoencoder import AutoencoderRecipe
 from world_model.training.data import Clips
 from world_model.training.distill import DistillRecipe
 from world_model.training.judge import JudgeRecipe
+from world_model.training.player import PlayerRecipe
 from world_model.training.recall import RecallRecipe
 from world_model.training.rollout import RolloutRecipe
 from world_model.training.student import StudentRecipe
@@ -46,6 +47,7 @@ class WorldRecipe:
     autoencoder: AutoencoderRecipe
     student: StudentRecipe
     recall: RecallRecipe = RecallRecipe()
+    player: PlayerRecipe = PlayerRecipe(steps=0)
     teacher_steps: int = 0
     distill: DistillRecipe = DistillRecipe(steps=0)
     judge: JudgeRecipe = JudgeRecipe()
