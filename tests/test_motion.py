@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_model.motion import Motion, positions, rigid, warp
+from world_model.motion import Motion, warp
 from world_model.training.autoencoder import draw_warps, inside
 from world_model.training.autoencoder import warp as warp_by_map
 from world_model.training.optimizer import MuonAdamW
@@ -29,46 +29,6 @@ def test_affine_maps_agree_with_flows() -> None:
     flow[:, 0] = 1.5
     torch.testing.assert_close(warp_by_map(images, maps), warp(images, flow))
     assert inside(maps, 6, 8)[0, 0, 3].tolist() == [True] * 6 + [False] * 2
-
-
-def turned(angle: float, right: float, down: float, plane: float) -> torch.Tensor:
-    """Return the flow [1, 2, 12, 16] of a plane that turns about the picture's corner and shifts, `plane` times as wide as high."""
-    here = positions(12, 16, torch.device("cpu"))[0]
-    x, y = here[0] / plane, here[1]
-    cosine, sine = np.cos(angle), np.sin(angle)
-    there = torch.stack([plane * (cosine * x - sine * y + right), sine * x + cosine * y + down])
-    return (there - here)[None]
-
-
-@pytest.mark.parametrize("plane", [1.0, 1.2])
-def test_a_plane_moves_as_one_piece(plane: float) -> None:
-    for flow in (turned(0.2, 1.5, -2.0, plane), turned(-0.03, 0.0, 0.4, plane), torch.zeros(1, 2, 12, 16)):
-        torch.testing.assert_close(rigid(flow, torch.rand(1, 1, 12, 16), plane), flow, atol=1e-4, rtol=1e-4)
-        told, tells = flow.clone(), torch.ones(1, 1, 12, 16)
-        told[:, :, 9:], tells[:, :, 9:] = 0, 0  # a panel that stands still tells nothing
-        torch.testing.assert_close(rigid(told, tells, plane), flow, atol=1e-4, rtol=1e-4)
-    torch.manual_seed(0)
-    noisy = torch.cat([turned(0.2, 1.5, -2.0, plane)] * 20) + 0.3 * torch.randn(20, 2, 12, 16)
-    assert (rigid(noisy, torch.ones(20, 1, 12, 16), plane) - turned(0.2, 1.5, -2.0, plane)).square().mean().sqrt() < 0.06, "errors cancel"
-    stretched = torch.stack(torch.meshgrid(torch.arange(16.0), torch.arange(12.0), indexing="xy"))[None] * 0.1
-    fitted = rigid(stretched, torch.ones(1, 1, 12, 16), plane)
-    assert fitted.flatten(2).std(2).max() < 1e-4, "and nothing grows"
-
-
-@torch.no_grad()
-def test_what_is_bound_moves_with_the_plane() -> None:
-    torch.manual_seed(0)
-    before, tokens, told = torch.randn(1, 1, 4, 12, 16), torch.zeros(1, 1, 48, 16), torch.zeros(1, 1, 16)
-    motion, moved = Motion(latent_channels=4, dim=16, patch_size=(2, 2), channels=16, blocks=1, plane=1.2), {}
-    torch.nn.init.normal_(motion.flow.weight, std=0.1)
-    seen: list[torch.Tensor] = []
-    motion.flow.register_forward_hook(lambda _, __, out: seen.append(out))
-    for bound in (-50.0, 50.0):
-        motion.flow.bias[3] = bound  # type: ignore[index]
-        moved[bound] = motion(before, before, tokens, told)
-        flow = seen[-1][:, :2] if bound < 0 else rigid(seen[-1][:, :2], seen[-1][:, 2:3].sigmoid(), 1.2)
-        torch.testing.assert_close(moved[bound], warp(before[0], flow)[None], atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(moved[-50.0], moved[50.0], atol=0.05)
 
 
 def test_motion_learns_to_follow_an_action() -> None:

@@ -19,15 +19,13 @@ from world_model.schedule import add_noise
 from world_model.session import SessionError, SessionWriter
 from world_model.stream import RollingWindow, WindowConfig, histories
 from world_model.training import student as student_stage
-from world_model.training.adversary import Adversary
 from world_model.training.autoencoder import AutoencoderRecipe, gradients, reconstruct, train_autoencoder
 from world_model.training.data import Clips
 from world_model.training.distill import Distillation, DistillRecipe, distill
 from world_model.training.optimizer import MuonAdamW
-from world_model.training.player import PlayerRecipe, train_player
 from world_model.training.recall import RecallRecipe, blurred_places, guess_loss, memory_loss, reckon_loss, train_recall
 from world_model.training.recipe import RECIPES
-from world_model.training.rollout import Rollout, RolloutRecipe, StreamRecipe, Streams
+from world_model.training.rollout import Rollout, RolloutRecipe, Streams
 from world_model.training.run import Run, learning_rate
 from world_model.training.sharpen import sharpen
 from world_model.training.student import BEFORE_ROLLOUTS, LatentClips, Layout, StudentRecipe, clip_loss, train_student
@@ -292,45 +290,6 @@ def test_streams_are_no_longer_than_the_longest_session(latents: LatentClips) ->
     assert streams.end <= 80
 
 
-def test_a_player_does_in_a_picture_what_was_done_there(latents: LatentClips, tmp_path: Path) -> None:
-    """A tinted frame tells which key is held, and a key is held for six frames."""
-    torch.set_num_threads(1)
-    player = train_player(PlayerRecipe(steps=150, batch=64, forgets=0.5), latents, latents, 4, tmp_path)
-    rows = latents.clips.starts(2)
-    frames, held = latents.latents[torch.from_numpy(rows)].float(), torch.from_numpy(latents.clips.actions[rows])
-    next_ones = torch.from_numpy(latents.clips.actions[rows + 1])
-    for lived in (torch.zeros(len(rows), 4, 2), torch.from_numpy(latents.clips.histories(rows, 4))):
-        acted = player.act(frames, lived)
-        assert set(acted.unique().tolist()) <= {0.0, 1.0}
-        assert (acted == next_ones).float().mean() > 0.75
-    right, wrong = (float((player.act(shown, 0 * lived) == held).float().mean()) for shown in (frames, frames.roll(23, 0)))
-    assert right > wrong + 0.2, "it looks at the picture"
-    again = train_player(PlayerRecipe(steps=150), latents, latents, 4, tmp_path)
-    assert torch.equal(again(frames, lived), player(frames, lived)), "what is made is loaded"
-
-
-def test_a_player_plays_on_where_the_truth_is_not_known(latents: LatentClips) -> None:
-    seen: list[Tensor] = []
-
-    class Lefty:
-        def act(self, frame: Tensor, lived: Tensor) -> Tensor:
-            seen.append(torch.cat([frame.flatten(1), lived.flatten(1)], 1))
-            return torch.tensor([[1.0, 0.0]]).expand(len(frame), -1)
-
-    recipe, rng = StreamRecipe(batch=4, past=6, shortest=8, longest=8, known=3, rollbacks=0.0), np.random.default_rng(0)
-    streams = Streams(recipe, STUDENT.window, Transformer(STUDENT.model), latents)
-    streams.player = Lefty()  # type: ignore[assignment]
-    for tick in range(6):
-        window = streams.go_on(rng)
-        if tick < 3:
-            assert torch.equal(streams.action(window, rng), torch.from_numpy(latents.clips.actions[streams.rows + window.start]))
-        else:
-            assert (streams.action(window, rng) == torch.tensor([1.0, 0.0])).all()
-            assert torch.equal(seen[-1], torch.cat([window.last.flatten(1), window.lived[:, -STUDENT.model.action_history :].flatten(1)], 1))
-        window.start += 1
-    assert len(seen) == 3
-
-
 TAUGHT = replace(STUDENT, steps=300, batch=8, short_share=0.0, rollout_from=1.0)
 
 
@@ -404,29 +363,6 @@ def test_distillation_takes_back_what_the_teacher_would_not_paint(taught: Transf
         optimizer.step(learning_rate(step, 40, warmup=1))  # at full speed to the end it swings to the other side
     after = brightness(model, latents) - brightness(taught, latents)
     assert before > 0.2 and abs(after) < 0.6 * before, (before, after)
-
-
-def test_an_adversary_takes_back_what_the_teacher_takes_for_granted(taught: Transformer, latents: LatentClips) -> None:
-    """Student, teacher and critic all paint too brightly, so that matching them says nothing; only the adversary knows real frames."""
-    model, teacher, critic = (Transformer(TAUGHT.model) for _ in range(3))
-    for network in (model, teacher, critic):
-        network.load_state_dict(taught.state_dict())
-        with torch.no_grad():
-            network.motion.leave.bias += 0.3  # type: ignore[operator,union-attr]
-    bright, left = model.state_dict(), {}
-    start = copy.deepcopy(bright)
-    for price in (0.0, 2.0):
-        model.load_state_dict(start)
-        recipe = replace(DISTILL, truth_price=0.0, adversary_price=price, critic_muon_rate=0.0, critic_adam_rate=0.0, rollbacks=0.0)
-        distillation = Distillation(recipe, TAUGHT.window, model, teacher.requires_grad_(False), critic, latents)
-        distillation.adversary = Adversary(TAUGHT.model.in_channels, TAUGHT.model.num_actions, rate=3e-3)
-        optimizer = MuonAdamW(model, 3e-3, 3e-3)
-        for step in range(40):
-            torch.manual_seed(step)
-            distillation.step(np.random.default_rng(step), 1.0)
-            optimizer.step(learning_rate(step, 40, warmup=1))
-        left[price] = abs(brightness(model, latents) - brightness(taught, latents))
-    assert left[2.0] < 0.6 * left[0.0], left
 
 
 @torch.no_grad()

@@ -69,8 +69,6 @@ def faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderC
         yield "recall_least must lie between 0 and 1"
     if not 1 <= transformer.field_of_view <= 170:
         yield "the field of view must lie between 1 and 170 degrees"
-    if not math.isfinite(transformer.plane) or transformer.plane < 0 or (transformer.plane and not transformer.motion_channels):
-        yield "plane must not be negative, and needs motion_channels"
     if transformer.stands_still and not (transformer.motion_channels and transformer.num_actions):
         yield "what stands still needs motion_channels and num_actions"
     if transformer.recall_width and not (transformer.motion_channels and transformer.places):

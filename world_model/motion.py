@@ -6,8 +6,7 @@ revealed or sharpened content). Where places are remembered it also says where i
 has learnt anything it holds the picture almost still, and what it does not touch stays for ever: a share of the frame before, however near to one, would fade
 within seconds. So does an error stay that is handed on from frame to frame; a world may be bound to take a part of what it remembers. The flow comes from the
 transformer's tokens, which have seen actions, noise and context, refined by convolutions at the latents' own resolution. Latents must bear to be moved by
-fractions of a position; the autoencoder is trained for it. A world that is a plane seen from above moves as one piece: shapes that are moved by a little too
-much here and too little there for a hundred frames are no shapes any more.
+fractions of a position; the autoencoder is trained for it.
 
 In a window only the first frame has a finished frame before it; the others take the estimate that the last pass made of the frame before them. So every
 frame learns and makes the same small step.
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from world_model.packing import Product, joined_product
 
-RECALLS, BOUND = 1.0, 2.0  # how much is taken of what is remembered, and bound by a plane, before anything is learnt, as logits
+RECALLS = 1.0  # how much is taken of what is remembered before anything is learnt, as a logit
 
 
 class ModulatedPair(nn.Module):
@@ -51,30 +50,19 @@ class Motion(nn.Module):
         blocks: residual pairs after the warp.
         recalls: whether it is given remembered frames, too.
         least: how much of these it takes in any case.
-        plane: how much wider than high the picture shows a square of a world that is a plane seen from straight above; 0 of any other. Such a world moves as
-            one rigid piece (`rigid`), and the network says for each position how much it can tell of that, and how much is bound by it.
     """
 
     packed: Product | None = None
 
     def __init__(
-        self,
-        latent_channels: int,
-        dim: int,
-        patch_size: tuple[int, int],
-        channels: int,
-        blocks: int,
-        *,
-        recalls: bool = False,
-        least: float = 0.0,
-        plane: float = 0.0,
+        self, latent_channels: int, dim: int, patch_size: tuple[int, int], channels: int, blocks: int, recalls: bool = False, least: float = 0.0
     ) -> None:
         super().__init__()
-        self.patch, self.least, self.plane = patch_size, least, plane
+        self.patch, self.least = patch_size, least
         self.from_tokens = nn.Linear(dim, channels * math.prod(patch_size))
         self.look = nn.Conv2d((2 + recalls) * latent_channels, channels, 3, padding=1)
         self.search = ModulatedPair(channels, dim)
-        self.flow = nn.Conv2d(channels, 2 + 2 * bool(plane) + 3 * recalls, 3, padding=1)  # the frame before; `plane`; what is remembered, how much of it
+        self.flow = nn.Conv2d(channels, 2 + 3 * recalls, 3, padding=1)  # for the frame before; for what is remembered, and how much of it is taken
         self.compare = nn.Conv2d((1 + recalls) * latent_channels, channels, 3, padding=1)
         self.blocks = nn.ModuleList(ModulatedPair(channels, dim) for _ in range(blocks))
         self.leave = nn.Conv2d(channels, latent_channels, 3, padding=1)
@@ -100,9 +88,6 @@ class Motion(nn.Module):
         sources = [source.flatten(0, 1).float() for source in (before, recalled) if source is not None]
         features = self.search(self.look(_last(torch.cat([x.flatten(0, 1), *sources], 1).to(told.dtype))) + told, scales[0], shifts[0])
         moves = self.flow(F.relu(features)).float()
-        if self.plane:
-            flow, tells, bound, rest = moves[:, :2], torch.sigmoid(moves[:, 2:3]), torch.sigmoid(moves[:, 3:4] + BOUND), moves[:, 4:]
-            moves = torch.cat([torch.lerp(flow, rigid(flow, tells, self.plane), bound), rest], 1)
         warped = [warp(source, moves[:, 2 * n : 2 * n + 2]) for n, source in enumerate(sources)]
         made = warped[0]
         if recalled is not None:
@@ -137,25 +122,6 @@ class Motion(nn.Module):
     def pack(self, *, packed: bool = True) -> None:
         """Make one product of all modulations where no gradient is wanted; `packed` as in `SelfAttention.pack`."""
         self.packed = joined_product(*(pair.modulation for pair in self.pairs), packed=packed)
-
-
-def rigid(flow: Tensor, weight: Tensor, plane: float) -> Tensor:
-    """Return the flow [n, 2, h, w] of a plane that is turned and shifted as one piece, as a flow [n, 2, h, w] weighted by [n, 1, h, w] says it was.
-
-    Args:
-        plane: how much wider than high a square of it is shown.
-    """
-    here = positions(*flow.shape[2:], flow.device)[0]
-    unit = torch.tensor([plane, 1.0], device=flow.device)[:, None, None]
-    weight = weight / weight.sum((2, 3), keepdim=True)
-    now, then = (here / unit).expand_as(flow), (here + flow) / unit
-    middle, its_place = ((weight * place).sum((2, 3), keepdim=True) for place in (now, then))
-    a, b = now - middle, then - its_place
-    along = (weight * a * b).sum((1, 2, 3))
-    across = (weight[:, 0] * (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])).sum((1, 2))
-    cosine, sine = F.normalize(torch.stack([along, across]), dim=0)[..., None, None]
-    turned = torch.stack([cosine * a[:, 0] - sine * a[:, 1], sine * a[:, 0] + cosine * a[:, 1]], 1)
-    return (turned + its_place) * unit - here
 
 
 def warp(images: Tensor, flow: Tensor) -> Tensor:

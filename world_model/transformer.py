@@ -42,7 +42,6 @@ class TransformerConfig:
     The published checkpoints have none of these.
     Every frame is told the last ``action_history`` actions up to its own: bodies have inertia, and a game may turn more slowly at first. With ``stands_still``
     a frame that is told of none is the frame before it, in worlds where nothing moves but the player: what little a network would change feeds on itself.
-    ``plane``, if not 0, is how much wider than high the picture shows a square of a world that is a plane seen from straight above: it moves as one piece.
     """
 
     dim: int = 384
@@ -63,7 +62,6 @@ class TransformerConfig:
     num_actions: int = 0
     action_history: int = 1
     stands_still: bool = False
-    plane: float = 0.0
     text_dim: int = 0
     text_len: int = 0
     eps: float = 1e-6
@@ -210,8 +208,8 @@ class Transformer(nn.Module):
         if config.places:
             self.place_embedding = nn.Parameter(torch.zeros(math.prod(config.places), dim))
         if config.motion_channels:
-            sizes = config.in_channels, dim, config.patch_size, config.motion_channels, config.motion_blocks
-            self.motion = Motion(*sizes, recalls=bool(config.recall_width), least=config.recall_least, plane=config.plane)
+            recalls = bool(config.recall_width)
+            self.motion = Motion(config.in_channels, dim, config.patch_size, config.motion_channels, config.motion_blocks, recalls, config.recall_least)
         if config.recall_width:
             assert config.places is not None, "a memory of places needs frames of one size"
             height, width = (places * patch for places, patch in zip(config.places, config.patch_size, strict=True))

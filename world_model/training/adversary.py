@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from world_model.training.ranks import average_gradients, normal_like
 
-CANNOT_TELL = 4.0  # the loss of an adversary that cannot tell
 Step = tuple[Tensor, Tensor, Tensor]  # a frame and the one after it [n, c, h, w], and the action between them [n, actions]
 
 
@@ -51,23 +50,13 @@ class Adversary:
     def __init__(self, latent_channels: int, num_actions: int, rate: float = 2e-4) -> None:
         self.network = Discriminator(latent_channels, num_actions).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(self.network.parameters(), rate, betas=(0.5, 0.99), weight_decay=0.0, fused=True)
-        self.told = float("nan")  # the last loss
-
-    @torch.enable_grad()
-    def pull(self, made: Step, real: Step) -> Tensor:
-        """Return where made frames become less real [n, c, h, w], of size 1 in the mean over all; learn on the way from as many real steps."""
-        before, frame, action = made
-        frame.requires_grad_()
-        (pull,) = torch.autograd.grad(self.doubt((before, frame, action)), frame)
-        self.told = self.learn((before, frame.detach(), action), real)
-        return pull / pull.square().mean().sqrt().clamp(min=1e-12)
 
     def doubt(self, step: Step) -> Tensor:
         """Return how much a step looks made up: what a student is to lessen. For `torch.autograd.grad`."""
         return -sum(said.mean() for said in self.network(step))  # type: ignore[return-value]
 
     def learn(self, made: Step, real: Step) -> float:
-        """Make one step at telling made steps from as many real ones; return the hinge loss, CANNOT_TELL for one that cannot."""
+        """Make one step at telling made steps from as many real ones; return the hinge loss, 4 for one that cannot tell."""
         before, frame, action = real
         noisy = tuple(latents + self.NOISE * normal_like(latents) for latents in (before, frame))
         hinge = steady = torch.zeros(())

@@ -24,9 +24,7 @@ from world_model.autoencoder import Autoencoder
 from world_model.precision import fast_autocast
 from world_model.schedule import add_noise
 from world_model.stream import RollingWindow, WindowConfig
-from world_model.training.adversary import CANNOT_TELL, Adversary
 from world_model.training.optimizer import MuonAdamW
-from world_model.training.player import Player
 from world_model.training.ranks import average_gradients, normal_like, shard, uniform_for
 from world_model.training.rollout import StreamRecipe, Streams
 from world_model.training.run import Average, Run, Stateful, learning_rate
@@ -41,8 +39,7 @@ class DistillRecipe(StreamRecipe):
     The streams are short: what has gone wrong long before a window the teacher takes for granted, unless the truth is known. At ten times these rates, and
     after up to 200 ticks without it, the worlds became worse than what they began from. ``critic_steps`` passes of each step also train the critic.
     ``rolling_share`` of the steps roll, the others play frame by frame. Where the truth is known it pulls too, with the weight ``truth_price``: there is one
-    right answer then. An adversary (`world_model.training.adversary`) pulls by ``adversary_price`` on frames that are finished: teacher and critic see what a
-    past leads to, and take for granted what long streams have come to look like.
+    right answer then.
     """
 
     batch: int = 8
@@ -53,7 +50,6 @@ class DistillRecipe(StreamRecipe):
     critic_steps: int = 5
     rolling_share: float = 0.5
     truth_price: float = 0.2
-    adversary_price: float = 0.0
     student_muon_rate: float = 1e-4
     student_adam_rate: float = 1e-5
     critic_muon_rate: float = 3e-4
@@ -138,7 +134,7 @@ class Distillation(Followed):
         stands_out: float = 0.0,
     ) -> None:
         super().__init__(recipe, window, model, clips, (teacher, critic), stands_out)
-        self.critic, self.adversary = critic, Adversary(model.config.in_channels, model.config.num_actions)
+        self.critic = critic
         self.critic_optimizer = MuonAdamW(critic, recipe.critic_muon_rate, recipe.critic_adam_rate)
 
     def step(self, rng: np.random.Generator, rate: float) -> dict[str, float]:
@@ -160,8 +156,6 @@ class Distillation(Followed):
                 loss, told["student"] = self._distance(window, x0)
                 if self.truth_is_known(window.start):
                     loss, told["truth"] = self._add_truth(window, x0, loss)
-                if recipe.adversary_price and window.levels[0] == len(self.config.ladder) - 1:
-                    loss, told["adversary"] = self._add_adversary(window, x0, loss), self.adversary.told
                 loss.backward()
             made = x0.detach()
             if number < recipe.critic_steps:
@@ -184,15 +178,6 @@ class Distillation(Followed):
         error = (x0[:, 0] - real).square().mean()
         return loss + self.recipe.truth_price * error, error.item()
 
-    def _add_adversary(self, window: RollingWindow, x0: Tensor, loss: Tensor) -> Tensor:
-        """Add the adversary's pull on the window's first frame, which is finished; the less it can tell the weaker."""
-        rows = torch.from_numpy(self.rows + window.start)
-        before, real = (self.clips.latents[rows - back].float() for back in (1, 0))
-        made = window.last[:, 0], x0[:, 0].detach(), window.actions[:, 0]
-        pull = self.adversary.pull(made, (before, real, torch.from_numpy(self.clips.clips.actions)[rows]))
-        sure = max(0.0, 1 - self.adversary.told / CANNOT_TELL)
-        return loss + self.recipe.adversary_price * sure * (x0[:, 0] * pull).mean()
-
     def _train_critic(self, window: RollingWindow, made: Tensor, rate: float) -> float:
         """Teach the critic to denoise what the student made; return its error."""
         noisy, sigma = noised(made)
@@ -205,17 +190,12 @@ class Distillation(Followed):
         return loss.item()
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {
-            "critic": self.critic.state_dict(),
-            "critic_optimizer": self.critic_optimizer.state_dict(),
-            "adversary": self.adversary.state_dict(),
-        }
+        return super().state_dict() | {"critic": self.critic.state_dict(), "critic_optimizer": self.critic_optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.critic.load_state_dict(state["critic"])
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
-        self.adversary.load_state_dict(state["adversary"])
 
 
 def distill(
@@ -227,12 +207,10 @@ def distill(
     autoencoder: Autoencoder,
     out: Path,
     taught_by: Transformer | None = None,
-    player: Player | None = None,
 ) -> Transformer:
     """Distil the student of stage 3 on its own history, resume, or just load the result in `out`; return it with its averaged weights.
 
     `taught_by` is the network that teacher and critic begin as, if not as the student: student and teacher are learnt by one network unless stage 2 was made.
-    `player` plays on where the truth is not known any more.
     """
     torch.manual_seed(0)
     model, teacher, critic = (Transformer(student.model) for _ in range(3))
@@ -241,7 +219,6 @@ def distill(
         if student.shard:
             shard(network)
     distillation = Distillation(recipe, student.window, model, teacher.eval().requires_grad_(False), critic, train, student.stands_out)
-    distillation.player = player
     optimizer = MuonAdamW(model, recipe.student_muon_rate, recipe.student_adam_rate)
     average = Average(model, recipe.ema)
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average, "distillation": distillation}

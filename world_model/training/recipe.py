@@ -20,7 +20,6 @@ from world_model.training.autoencoder import AutoencoderRecipe
 from world_model.training.data import Clips
 from world_model.training.distill import DistillRecipe
 from world_model.training.judge import JudgeRecipe
-from world_model.training.player import PlayerRecipe
 from world_model.training.recall import RecallRecipe
 from world_model.training.rollout import RolloutRecipe
 from world_model.training.student import StudentRecipe
@@ -47,7 +46,6 @@ class WorldRecipe:
     autoencoder: AutoencoderRecipe
     student: StudentRecipe
     recall: RecallRecipe = RecallRecipe()
-    player: PlayerRecipe = PlayerRecipe(steps=0)
     teacher_steps: int = 0
     distill: DistillRecipe = DistillRecipe(steps=0)
     judge: JudgeRecipe = JudgeRecipe()
@@ -95,11 +93,6 @@ def thinned(recipe: WorldRecipe, layers: int, pairs: int) -> WorldRecipe:
     return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, num_layers=layers, motion_blocks=pairs)))
 
 
-def seen_from_above(recipe: WorldRecipe, plane: float) -> WorldRecipe:
-    """Return the recipe of a world that is a plane seen from straight above, whose squares the picture shows so much wider than high."""
-    return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, plane=plane)))
-
-
 def corrected(recipe: WorldRecipe, rollout: RolloutRecipe, stands_out: float = 0.0) -> WorldRecipe:
     """Return the recipe of a world whose student's last steps are corrected along its own history; the shipped ones were made in several goes."""
     return replace(recipe, student=replace(recipe.student, rollout=rollout, rollout_from=0.6, stands_out=stands_out))
@@ -126,15 +119,7 @@ RECIPES: dict[str, Callable[[], WorldRecipe]] = {
         ),
         ladder=(1.0, 0.7, 0.2),
     ),
-    "racing": lambda: replace(
-        seen_from_above(derive(SOURCES["racing"].origin), (128 / 1000) / (96 / 800)),  # the game draws 1000 x 800, and what is seen is 128 x 96
-        player=PlayerRecipe(),
-        distill=DistillRecipe(
-            steps=1000, shortest=4, longest=60, critic_steps=3, adversary_price=0.1,
-            student_muon_rate=2e-4, student_adam_rate=2e-5, critic_muon_rate=6e-4, critic_adam_rate=6e-5,
-        ),
-        rollback=0,
-    ),
+    "racing": lambda: replace(derive(SOURCES["racing"].origin), distill=DistillRecipe(), rollback=0),
 }
 
 

@@ -16,13 +16,12 @@ from torch import Tensor
 from world_model.noise import AddressedNoise
 from world_model.precision import fast_autocast
 from world_model.stream import RollingWindow, WindowConfig
-from world_model.training.adversary import Adversary
+from world_model.training.adversary import Adversary, Step
 from world_model.training.ranks import count_ranks, share
 from world_model.training.recall import NEARLY, blurred_places
 from world_model.transformer import Transformer
 
 if TYPE_CHECKING:
-    from world_model.training.player import Player
     from world_model.training.student import LatentClips
 
 
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 class StreamRecipe:
     """How to roll out: ``batch`` streams in step, from a real past of up to ``past`` frames, for ``shortest`` to ``longest`` ticks.
 
-    The truth is known for the first ``known`` of these; after that a player who looks at the picture holds the keys, if there is one
-    (`world_model.training.player`). A share ``rollbacks`` of the ticks begins with a rollback by a random depth, as when a player changes
+    The truth is known for the first ``known`` of these. A share ``rollbacks`` of the ticks begins with a rollback by a random depth, as when a player changes
     his mind.
     """
 
@@ -57,8 +55,6 @@ class RolloutRecipe(StreamRecipe):
 
 class Streams:
     """Streams of the student under real tapes that go on from one training step to the next; their state belongs into the checkpoint."""
-
-    player: "Player | None" = None  # who plays on where the truth is not known any more
 
     def __init__(self, recipe: StreamRecipe, window: WindowConfig, model: Transformer, clips: "LatentClips", stands_out: float = 0.0) -> None:
         self.recipe, self.config, self.model, self.clips, self.stands_out = recipe, window, model, clips, stands_out
@@ -87,10 +83,8 @@ class Streams:
         return block - self.begin < self.recipe.known
 
     def action(self, window: RollingWindow, rng: np.random.Generator) -> Tensor:
-        """Return the action for the front of the window [batch, actions], the tape's or the player's; in a share of the ticks roll back first."""
+        """Return the tape's action for the front of the window [batch, actions]; in a share of the ticks roll back first, as for a change of mind."""
         action = torch.from_numpy(self.clips.clips.actions[self.rows + window.start])
-        if self.player is not None and not self.truth_is_known(window.start):
-            action = self.player.act(window.last[:, -1], window.lived[:, -self.model.config.action_history :])
         if rng.random() < self.recipe.rollbacks:
             with torch.no_grad():
                 window.roll_back(action, int(rng.integers(1, len(self.config.ladder))))
@@ -141,6 +135,7 @@ class Rollout(Streams):
     def __init__(self, recipe: RolloutRecipe, window: WindowConfig, model: Transformer, clips: "LatentClips", stands_out: float = 0.0) -> None:
         super().__init__(recipe, window, model, clips, stands_out)
         self.adversary = Adversary(model.config.in_channels, model.config.num_actions)
+        self.told = float("nan")  # the adversary's last loss
 
     def loss(self, rng: np.random.Generator) -> Tensor:
         """Make one tick with the whole batch and return its loss; the streams move on without gradient."""
@@ -158,11 +153,20 @@ class Rollout(Streams):
         if recipe.adversary_price and window.levels[0] == len(self.config.ladder) - 1:  # the frames ahead are not finished, and need not look so
             made = window.last[:, 0], x0[:, 0].detach(), window.actions[:, 0]
             before = self.clips.latents[rows[:, 0] - 1].float()
-            pull = self.adversary.pull(made, (before, real[:, 0], tape[:, 0]))
+            pull = self._pull(made, (before, real[:, 0], tape[:, 0]))
             towards = 2 * recipe.adversary_price * (x0[:, 0] * prices * pull).mean()
             loss = loss + towards - towards.detach()
         window.step_down(x0.detach())
         return loss
+
+    @torch.enable_grad()
+    def _pull(self, made: Step, real: Step) -> Tensor:
+        """Return where the adversary sees made frames become less real, of size 1 in the mean over the batch; it learns on the way."""
+        before, frame, action = made
+        frame.requires_grad_()
+        (pull,) = torch.autograd.grad(self.adversary.doubt(made), frame)
+        self.told = self.adversary.learn((before, frame.detach(), action), real)
+        return pull / pull.square().mean().sqrt().clamp(min=1e-12)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"adversary": self.adversary.state_dict()}

@@ -35,7 +35,6 @@ from world_model.stream import RollingWindow, WindowConfig, hold
 from world_model.training.autoencoder import encode_all
 from world_model.training.data import Clips
 from world_model.training.optimizer import MuonAdamW
-from world_model.training.player import Player
 from world_model.training.ranks import average_gradients, count_ranks, is_first, normal_like, shard, share, wait_for_all, whole
 from world_model.training.recall import NEARLY, blur, blurred_places
 from world_model.training.rollout import Rollout, RolloutRecipe
@@ -359,14 +358,12 @@ def train_student(
     out: Path,
     begin: Mapping[str, Tensor] | None = None,
     stage: Literal["student", "teacher"] = "student",
-    player: Player | None = None,
 ) -> Transformer:
     """Train, resume or just load the student in `out`; return it with its averaged weights.
 
     Args:
         begin: the weights that a new run begins from, if not from random ones.
         stage: "teacher" trains the same network on windows that are as noisy in all frames, and on no rollouts.
-        player: who plays on in rollouts whose truth is not known any more.
     """
     if stage == "teacher":
         recipe = replace(recipe, flat_share=1.0, short_share=0.0, rollout_from=1.0)
@@ -379,7 +376,6 @@ def train_student(
     optimizer = MuonAdamW(model, recipe.muon_rate, recipe.adam_rate)
     average = Average(model)
     rollout = Rollout(recipe.rollout, recipe.window, model, train, recipe.stands_out)
-    rollout.player = player
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average, "rollout": rollout}
     run = Run(out, stage, recipe.steps, parts)
     rollout_losses: list[float] = []
@@ -408,7 +404,7 @@ def train_student(
         optimizer.step(learning_rate(step, recipe.steps))
         average.update(model)
         if (step + 1) % 50 == 0:
-            rolled = {"rollout": float(np.mean(rollout_losses)), "adversary": rollout.adversary.told} if rollout_losses else {}
+            rolled = {"rollout": float(np.mean(rollout_losses)), "adversary": rollout.told} if rollout_losses else {}
             run.log(step + 1, loss=float(np.mean([s[0] for s in seen])), **by_level(seen, recipe.window.ladder), **rolled)
             seen.clear()
             rollout_losses.clear()

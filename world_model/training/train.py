@@ -22,7 +22,6 @@ from world_model.training.autoencoder import train_autoencoder
 from world_model.training.data import Clips, train_and_held_out
 from world_model.training.distill import distill
 from world_model.training.judge import train_judge
-from world_model.training.player import train_player
 from world_model.training.ranks import count_ranks, is_first, join_ranks, leave_ranks, wait_for_all
 from world_model.training.recall import train_recall
 from world_model.training.recipe import RECIPES, WorldRecipe, check, find_recipe, recalling
@@ -44,7 +43,6 @@ def run(
     begin: str | None = None,
     autoencoder_steps: int | None = None,
     recall_steps: int | None = None,
-    player_steps: int | None = None,
     teacher_steps: int | None = None,
     student_steps: int | None = None,
     distill_steps: int | None = None,
@@ -63,8 +61,7 @@ def run(
         raise WorldError(f"Say which world to train: one of {', '.join(RECIPES)}, or one from the sessions in --data DIR.")
     sessions = Path(data or Path("runs") / world / "data")
     recipe = find_recipe(world, sessions)
-    steps = {"autoencoder": autoencoder_steps, "recall": recall_steps, "player": player_steps, "student": student_steps}
-    steps |= {"distill": distill_steps, "judge": judge_steps}
+    steps = {"autoencoder": autoencoder_steps, "recall": recall_steps, "student": student_steps, "distill": distill_steps, "judge": judge_steps}
     recipe = replace(recipe, **{part: replace(getattr(recipe, part), steps=count) for part, count in steps.items() if count is not None})
     recipe = replace(recipe, student=replace(recipe.student, shard=shard), teacher_steps=recipe.teacher_steps if teacher_steps is None else teacher_steps)
     if stage == "recall" and not recipe.student.model.recall_width:
@@ -128,8 +125,7 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
         begin_weights = teacher.state_dict()
     if stage == "teacher":
         return
-    player = train_player(recipe.player, latents, held_out_latents, recipe.student.model.action_history, out) if recipe.player.steps else None
-    student = train_student(recipe.student, latents, held_out_latents, autoencoder, out, begin_weights, player=player)
+    student = train_student(recipe.student, latents, held_out_latents, autoencoder, out, begin_weights)
     distils = stage in ("distill", "all")
     finished = distils and not recipe.distill.steps  # then the student is the world
     files = [out / f"{recipe.origin.name}-student.safetensors", *([world_file] if finished else [])]
@@ -139,7 +135,7 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
             teacher = Transformer(recipe.student.model)
             teacher.load_state_dict(torch.load(out / BEFORE_ROLLOUTS, weights_only=True))
         played = replace(recipe.student, window=played_window(recipe))
-        student = distill(recipe.distill, played, student, latents, held_out_latents, autoencoder, out, teacher, player)
+        student = distill(recipe.distill, played, student, latents, held_out_latents, autoencoder, out, teacher)
         measure_and_save(build_world(recipe, autoencoder, student, latents), held_out, judge, world_file)
 
 
@@ -158,12 +154,12 @@ def adopt(given: World, recipe: WorldRecipe) -> dict[str, torch.Tensor]:
             weight = F.pad(weight, [n for new, had in wider for n in (0, new - had)])
         fitting[name] = weight
     if model.recall_width and not given.transformer.config.recall_width:  # type: ignore[union-attr]
-        fitting["motion.flow.bias"][-1] = -12.0  # of what is remembered no more is taken than must be
+        fitting["motion.flow.bias"][4:] = -12.0  # of what is remembered no more is taken than must be
     return fitting
 
 
 def _without_extras(config: TransformerConfig) -> TransformerConfig:
-    return replace(config, num_actions=0, recall_width=0, recall_blocks=0, recall_least=0.0, plane=0.0)
+    return replace(config, num_actions=0, recall_width=0, recall_blocks=0, recall_least=0.0)
 
 
 def measure_and_save(made: World, held_out: Clips, judge: Judge | None, *files: Path) -> None:
