@@ -96,7 +96,7 @@ class Recall(nn.Module):
         picture = self.remember(place)
         places, pictures = [], []
         for frame, action in zip(*steps, strict=True):
-            place = self.seek(frame, action, place, picture)
+            place = self.go_on(frame, action, *self.settled(frame, place, picture))
             picture = self.remember(place)
             places.append(place)
             pictures.append(picture)
@@ -224,15 +224,14 @@ class Recall(nn.Module):
         gone = (gone - rest) * actions.any(-1, keepdim=True)
         return torch.cat([gone, self.glide.float().expand_as(gone[..., :1])], -1)
 
-    def seek(self, before: Tensor, action: Tensor, place: Tensor, picture: Tensor) -> Tensor:
-        """Return the places [b, runs, 8] of the frames after `before` [b, runs, c, h, w]; `picture` is what is remembered from where these were taken.
-
-        Arguments as in `follow`, of a single frame in each run.
-        """
-        return self.go_on(before, action, *self.settled(before, place, picture))
-
     def settled(self, before: Tensor, place: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the places [b, runs, 8] of frames as they were reckoned and as the frames show them, arguments as in `seek`: this takes no action to know."""
+        """Return where frames were taken [b, runs, 8], as it was reckoned and as the frames show it; this takes no action to know.
+
+        Args:
+            before: the frames, [b, runs, c, h, w].
+            place: where they are said to have been taken, [b, runs, 8], or zeros.
+            picture: what is remembered from there.
+        """
         position, heading, heights, step = place.split(2, -1)
         heading = heading / heading.norm(dim=-1, keepdim=True).clamp(min=1)
         place = torch.cat([position.clamp(-0.5, 1.5), heading, heights.clamp(-BOB, BOB), step.clamp(-STEP, STEP)], -1)
@@ -241,7 +240,9 @@ class Recall(nn.Module):
         return place, self._slide(place, aligned)
 
     def go_on(self, before: Tensor, action: Tensor, place: Tensor, shown: Tensor) -> Tensor:
-        """Return what `seek` does, of places that have been `settled`.
+        """Return the places [b, runs, 8] of the frames after `before` [b, runs, c, h, w] under an action [b, runs, history, n].
+
+        `place` and `shown` are what `settled` said of the frames before.
 
         Who does nothing is where he was. His picture follows the place by which it is remembered: aligned with each other both would be carried off.
         """
@@ -252,7 +253,7 @@ class Recall(nn.Module):
         return place if bool(known.all()) else torch.where(known, place, self.guess(before, action))
 
     def guess(self, before: Tensor, action: Tensor) -> Tensor:
-        """Return the places [b, runs, 8] of frames of which only the frame before and the actions are known; arguments as in `seek`."""
+        """Return the places [b, runs, 8] of frames of which only the frame before and the actions are known; arguments as in `go_on`."""
         told = self.told(action.flatten(2).to(self.told.weight.dtype))
         x = before.flatten(0, 1).to(told.dtype).contiguous(memory_format=torch.channels_last)
         for look in self.look:
@@ -264,7 +265,7 @@ class Recall(nn.Module):
     def align(self, place: Tensor, before: Tensor, picture: Tensor, coarse: int = 1) -> Tensor:
         """Return the places [b, runs, 8] from where what is remembered looks more like the frames before: one Gauss-Newton step from `place`.
 
-        Arguments as in `seek`; seen `coarse` frames show the way from farther off. Positions that do not look like it at all have little to say.
+        Arguments as in `settled`; seen `coarse` frames show the way from farther off. Positions that do not look like it at all have little to say.
         """
         with torch.autocast(before.device.type, enabled=False):
             coarse = min(coarse, *self.shape[1:])
