@@ -475,14 +475,14 @@ def test_a_student_recalls_and_does_not_change_its_memory(latents: LatentClips) 
 
 
 def test_weights_without_a_memory_begin_one_that_changes_nothing_yet() -> None:
-    given, recipe = World.load("racing", "cpu", torch.float32), RECIPES["racing"]()
+    given, recipe = World.load("arena", "cpu", torch.float32), RECIPES["arena"]()
     recalls = replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=32, recall_blocks=1, follow_width=32)))
     model = Transformer(recalls.student.model)
     model.load_state_dict(adopt(given, recalls))
     worlds = [given, World(given.card, given.autoencoder, model.eval(), given.window, given.starts)]
     streams = [world.stream(0) for world in worlds]
     for _ in range(3):
-        frames = [stream.tick(["gas"]) for stream in streams]
+        frames = [stream.tick(["turn_left"]) for stream in streams]
         assert np.abs(frames[0].astype(int) - frames[1]).max() <= 1
 
 

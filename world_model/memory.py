@@ -63,6 +63,16 @@ class Memory(nn.Module):
         disk = (across.square() + across[:, None].square() <= radius**2).float()
         self.matter.copy_(torch.where(F.conv2d(been, disk[None, None], padding=len(across) // 2) > 0, -8.0, 8.0))
 
+    @property
+    def begun(self) -> bool:
+        """Whether it has begun to learn a map."""
+        return bool(self.matter.any())
+
+    def stands(self) -> Tensor:
+        """Return the positions [n, 2] of all cells in which nothing is in the way."""
+        free = (self.matter[0, 0] < 0).nonzero().flip(1)
+        return from_map((2 * free + 1) / self.matter.shape[-1] - 1)
+
     def forward(self, places: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
         """Return what is remembered from places [n, 8] (`world_model.recall`): pictures [n, 3, height, width] and their inverse depths [n, 1, ...], float32.
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from world_model.autoencoder import ResidualPair
 from world_model.kept import Kept
-from world_model.memory import EYE, Memory, from_map
+from world_model.memory import EYE, Memory
 
 PLACE = 8  # numbers that a place has
 PIXELS = 4  # of a remembered picture, along each side of a latent position
@@ -68,20 +68,31 @@ class Recall(nn.Module):
             stride = 2 if min(rows, columns) >= 4 else 1
             self.look.append(nn.Conv2d(inputs, outputs, 3, stride, 1))
             rows, columns = -(-rows // stride), -(-columns // stride)
-        self.ego = nn.Sequential(nn.Linear(told, 128), nn.ReLU(), nn.Linear(128, 5))  # as `reckon` takes it, but for the last
-        self.glide = nn.Parameter(torch.zeros(1))  # that: how much of a step is left in the next
+        self._make_reckoning(told)
         self.seen = nn.Linear(sizes[-1] * rows * columns, follow_width)
         self.told = nn.Linear(told, follow_width)
         self.think = nn.Sequential(nn.Linear(follow_width, follow_width), nn.ReLU(), nn.Linear(follow_width, follow_width))
         self.settle = nn.Linear(follow_width, 4)
-        self.memory = Memory((PIXELS * shape[1], PIXELS * shape[2]), width, field_of_view)
+        self.memory = self._make_memory((PIXELS * shape[1], PIXELS * shape[2]), width, field_of_view)
         enter, leave = nn.Conv2d(3 * PIXELS**2, 2 * looks, 3, padding=1), nn.Conv2d(2 * looks, shape[0], 3, padding=1)
         self.colour = nn.Conv2d(shape[0], 3, 1)
         unshuffled = nn.Identity()  # `encoded` does it; the layers after it keep the names that they have in world files
         self.encode = nn.Sequential(unshuffled, enter, *(ResidualPair(2 * looks) for _ in range(blocks)), leave)
-        for last in (self.ego[2], self.think[2]):  # type: ignore[index]
+        for last in (self.ego[-1], self.think[-1]):
             nn.init.zeros_(last.weight)  # type: ignore[arg-type]
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+
+    def _make_memory(self, size: tuple[int, int], width: int, field_of_view: float) -> Memory:
+        return Memory(size, width, field_of_view)
+
+    def _make_reckoning(self, told: int) -> None:
+        self.ego = nn.Sequential(nn.Linear(told, 128), nn.ReLU(), nn.Linear(128, 5))  # as `reckon` takes it, but for the last
+        self.glide = nn.Parameter(torch.zeros(1))  # that: how much of a step is left in the next
+
+    @property
+    def drawn(self) -> list[nn.Module | nn.Parameter]:
+        """What is learnt of a map and of how actions move on it; the rest guesses places."""
+        return [self.memory, self.encode, self.colour, self.ego, self.glide]
 
     @torch.no_grad()
     def follow(self, before: Tensor, actions: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,15 +179,15 @@ class Recall(nn.Module):
         """Return places wherever somebody can stand [n, 8], their headings a golden angle apart, and what they roughly look like [n, d]; made once."""
 
         def look_around() -> tuple[Tensor, Tensor]:
-            free = (self.memory.matter[0, 0] < 0).nonzero().flip(1)
-            cells = free[torch.linspace(0, max(0, len(free) - 1), min(ATLAS, 8 * len(free)), device=free.device).long()]
-            angles = GOLDEN_ANGLE * torch.arange(len(cells), device=cells.device)[:, None]
-            places = F.pad(torch.cat([from_map((2 * cells + 1) / self.memory.matter.shape[-1] - 1), along(angles)], 1), (0, PLACE - 4))
+            stands = self.memory.stands()
+            stands = stands[torch.linspace(0, max(0, len(stands) - 1), min(ATLAS, 8 * len(stands)), device=stands.device).long()]
+            angles = GOLDEN_ANGLE * torch.arange(len(stands), device=stands.device)[:, None]
+            places = F.pad(torch.cat([stands, along(angles)], 1), (0, PLACE - 4))
             rows, columns = max(1, self.shape[1] // 2), max(1, self.shape[2] // 2)
             looks = [self._rough(self.memory(some, (rows, columns))[0]) for some in places.split(512)]
             return places, torch.cat(looks)
 
-        return self._kept("atlas", look_around, self.memory.matter)
+        return self._kept("atlas", look_around, *self.memory.parameters())
 
     @staticmethod
     def _rough(colours: Tensor) -> Tensor:
@@ -235,9 +246,12 @@ class Recall(nn.Module):
         position, heading, heights, step = place.split(2, -1)
         heading = heading / heading.norm(dim=-1, keepdim=True).clamp(min=1)
         place = torch.cat([position.clamp(-0.5, 1.5), heading, heights.clamp(-BOB, BOB), step.clamp(-STEP, STEP)], -1)
+        return place, self._slide(place, self._believed(before, place, picture))
+
+    def _believed(self, before: Tensor, place: Tensor, picture: Tensor) -> Tensor:
+        """Return aligned places [b, runs, 8], the less so the less frames look like what is remembered; arguments as in `settled`."""
         doubt = (before - picture[:, :, :-1]).float().square().mean((2, 3, 4)) / DOUBTFUL
-        aligned = torch.lerp(place, self.align(place, before, picture), 1 / (1 + doubt.square())[..., None])
-        return place, self._slide(place, aligned)
+        return torch.lerp(place, self.align(place, before, picture), 1 / (1 + doubt.square())[..., None])
 
     def go_on(self, before: Tensor, action: Tensor, place: Tensor, shown: Tensor) -> Tensor:
         """Return the places [b, runs, 8] of the frames after `before` [b, runs, c, h, w] under an action [b, runs, history, n].
@@ -246,11 +260,16 @@ class Recall(nn.Module):
 
         Who does nothing is where he was. His picture follows the place by which it is remembered: aligned with each other both would be carried off.
         """
-        known = place[..., 2:4].square().sum(-1, keepdim=True) > UNKNOWN**2
+        known = self._known(place)
         pressed = action.flatten(2).any(-1, keepdim=True)
         moved = self.walk(shown, self._gone(action.flatten(2)))
         place = torch.where(pressed, moved, F.pad(place[..., :6], (0, 2)))
         return place if bool(known.all()) else torch.where(known, place, self.guess(before, action))
+
+    @staticmethod
+    def _known(place: Tensor) -> Tensor:
+        """Return whether places [..., 8] are known, [..., 1]."""
+        return place[..., 2:4].square().sum(-1, keepdim=True) > UNKNOWN**2
 
     def guess(self, before: Tensor, action: Tensor) -> Tensor:
         """Return the places [b, runs, 8] of frames of which only the frame before and the actions are known; arguments as in `go_on`."""
@@ -282,6 +301,10 @@ class Recall(nn.Module):
             step = torch.linalg.solve(normal, pulled @ apart.flatten(1)[..., None])[..., 0]
             step = FAR * torch.tanh(step / FAR) * UNITS.to(step)
             shift, angle, up = step.unflatten(0, place.shape[:2]).split((2, 1, 1), -1)
+        return self._moved(place, shift, angle, up)
+
+    def _moved(self, place: Tensor, shift: Tensor, angle: Tensor, up: Tensor) -> Tensor:
+        """Return places [..., 8] corrected by a shift ahead and to the left [..., 2], a turn to the left and a rise [..., 1]."""
         position, heading, height, earlier, last = place.split((2, 2, 1, 1, 2), -1)
         shift = turned(shift, heading)
         return torch.cat([position + shift, turned(heading, along(angle)), height + up, earlier, last + SWERVE * shift], -1)

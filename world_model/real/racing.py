@@ -2,7 +2,8 @@
 
 Steering, gas and brake are analogue. The player mostly follows the road, faster or slower, with keys or with a stick and triggers. Now and then it steers
 off it and comes back (or does not), brakes, stands, or presses anything.
-A lap driven to its end, or a car that leaves the field, is followed by the start of another track. Needs ``gymnasium[box2d]``, an optional extra.
+All drive on one circuit, as all walk through one maze, and lap after lap: what comes into the picture can be known then. They begin anywhere on it, in either
+direction; a car that leaves the field is put on the starting line. Needs ``gymnasium[box2d]``, an optional extra.
 """
 
 from collections import Counter
@@ -20,7 +21,7 @@ GAME_FPS, FRAME_SKIP = 50, 3
 ORIGIN = Origin(
     name="racing",
     title="Race track",
-    description="Drive: steer, accelerate and brake on the tracks of Gymnasium's CarRacing. There is no game code behind the picture.",
+    description="Drive: steer, accelerate and brake on a circuit of Gymnasium's CarRacing. There is no game code behind the picture.",
     data_source="Gymnasium CarRacing-v3",
     licence="Weights: Apache-2.0. Training data: Gymnasium (MIT).",
     width=128,
@@ -35,14 +36,17 @@ ORIGIN = Origin(
 )
 ACTIONS = ORIGIN.action_names
 STEER, GAS, BRAKE = 0.25, 0.4, 0.6  # what a key, or a stick all the way, is worth to the game; all that it offers would spin the car at once
-ZOOM_IN_FRAMES = GAME_FPS  # the game's first second zooms in from far above
+CIRCUIT = 22  # the seed of its track
+BACKWARDS = 0.3  # the share of those who begin against its direction
+ZOOMED_IN = 1.0  # seconds: in the first the game zooms in from far above
+VIEW = 61.7, 49.4, 0.25  # width and height of the picture, in the game's units; how far from its lower edge the car is, in heights
 IN_SIGHT = 75.0  # in the game's units, farther than the corners of the picture
 MOODS = {"follow": (0.6, 40, 200), "leave": (0.12, 8, 50), "brake": (0.06, 4, 50), "roll": (0.06, 5, 160), "any": (0.16, 10, 40)}
 SCORE = slice(85, 95), slice(0, 15)  # rows and columns of a number that only a program could count
 
 
 class Racing:
-    """Gymnasium's CarRacing at 16.7 frames per second, 128 x 96 RGB, with this world's four actions, track after track."""
+    """Gymnasium's CarRacing at 16.7 frames per second, 128 x 96 RGB, with this world's four actions, on one circuit and without an end."""
 
     def __init__(self) -> None:
         self.game = _open()
@@ -51,17 +55,17 @@ class Racing:
         self.over = False
 
     def reset(self, seed: int) -> np.ndarray:
-        """Build the track that `seed` means; return the first frame, uint8 [96, 128, 3]."""
-        self.tally = Counter()
-        return self._begin(seed)
+        """Begin at the point of the circuit and in the direction that `seed` means; return the first frame, uint8 [96, 128, 3]."""
+        self.tally, rng = Counter(), np.random.default_rng(seed)
+        return self._begin(float(rng.random()), backwards=bool(rng.random() < BACKWARDS))
 
     def step(self, actions: Collection[str]) -> np.ndarray:
         """Hold the named actions for one frame and return it."""
         if self.over:
-            return self._begin(None)
+            return self._begin(0.0)
         left, right, gas, brake = (share(actions, name) for name in ACTIONS)
         frame = self._hold(np.array([STEER * (right - left), GAS * gas, BRAKE * brake]), FRAME_SKIP)
-        self.tally.update({"frames off the road": int(not self.on_road), "frames at rest": int(self.speed < 1), "tracks ended": int(self.over)})
+        self.tally.update({"frames off the road": int(not self.on_road), "frames at rest": int(self.speed < 1), "field left": int(self.over)})
         return frame
 
     def close(self) -> None:
@@ -83,28 +87,46 @@ class Racing:
         """The middle of the road [n, 2], in the game's units."""
         return np.array(self.game.track)[:, 2:]
 
-    def _begin(self, seed: int | None) -> np.ndarray:
-        self.game.reset(seed=seed)
-        return self._hold(np.zeros(3), ZOOM_IN_FRAMES)
+    def _begin(self, where: float, *, backwards: bool = False) -> np.ndarray:
+        self.game.reset(seed=CIRCUIT)
+        self.game.place(where, backwards=backwards)
+        self.game.t = ZOOMED_IN
+        return self._hold(np.zeros(3), 1)
 
     def _hold(self, action: np.ndarray, frames: int) -> np.ndarray:
         """Hold an action for some of the game's own frames; return the last."""
         for _ in range(frames):
-            _, _, self.over, _, _ = self.game.step(action)
+            self.game.step(action)
+            self.over = self.game.is_outside
             if self.over:
                 break
         frame = self.game.draw()
         frame[SCORE] = 0
         car = self.game.car.hull
-        self.state = {"x": float(car.position[0]), "y": float(car.position[1]), "angle": float(np.degrees(car.angle)), "speed": self.speed}
+        x, y = map(float, car.position)
+        self.state = {"x": x, "y": y, "angle": float(np.degrees(car.angle)) + 90, "speed": self.speed}  # the game counts it from the y axis
         return frame
 
 
 def _open() -> Any:
     """Return the game, with `draw` in place of drawing in every step; it draws only what is in sight."""
-    from gymnasium.envs.box2d.car_racing import CarRacing
+    from gymnasium.envs.box2d.car_dynamics import Car
+    from gymnasium.envs.box2d.car_racing import PLAYFIELD, CarRacing
 
     class Track(CarRacing):
+        def place(self, where: float, *, backwards: bool) -> None:
+            """Put a new car at a part of the way round the circuit."""
+            assert self.car is not None
+            self.car.destroy()
+            _, angle, x, y = self.track[int(where * len(self.track))]
+            self.car = Car(self.world, angle + np.pi * backwards, x, y)
+
+        @property
+        def is_outside(self) -> bool:
+            """Whether the car has left the field."""
+            assert self.car is not None
+            return max(map(abs, self.car.hull.position)) > PLAYFIELD
+
         def draw(self) -> np.ndarray:
             assert self.car is not None
             self.here = tuple(self.car.hull.position)

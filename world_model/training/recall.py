@@ -36,9 +36,11 @@ class RecallRecipe:
 
     In the first part of the steps, ``memory_share``, the memory learns ``memory_batch`` views a step, its texels at ``texel_rate``, and how far actions take
     the player. In each of the others ``batch`` places are guessed from frames, noised and blurred by up to ``noise`` and ``blur``.
+    ``view``, for worlds seen from above, is (width, height, how far from the lower edge the player is) of a picture, in the game's own units and in heights.
     """
 
     steps: int = 12000
+    view: tuple[float, float, float] | None = None
     memory_share: float = 0.85
     memory_batch: int = 16
     texel_rate: float = 0.02
@@ -47,6 +49,18 @@ class RecallRecipe:
     blur: float = 1.0
     muon_rate: float = 0.02
     adam_rate: float = 1e-3
+
+
+def begin(recall: Recall, recipe: RecallRecipe, clips: "LatentClips") -> None:
+    """Begin to learn a map of the places in these clips."""
+    positions = clips.places[:, :2]
+    if recipe.view is None:
+        recall.memory.begin(positions)
+        return
+    width, height, below = recipe.view
+    some = torch.from_numpy(clips.clips.frames[:: max(1, len(clips.clips.frames) // 256)])
+    colour = some.flatten(0, 2).float().median(0).values / 127.5 - 1
+    recall.memory.begin(positions, (width / float(clips.map[1]), height / float(clips.map[1]), below), colour)  # type: ignore[call-arg]
 
 
 def memory_loss(recall: Recall, clips: "LatentClips", frames: int, rng: np.random.Generator) -> Tensor:
@@ -64,7 +78,7 @@ class TexelOptimizer(torch.optim.Adam):
     """Adam for a memory: it knows what the numbers of a map are, and a texel that is seldom seen steps as far as any."""
 
     def __init__(self, memory: Memory, rate: float) -> None:
-        rates = {"matter": 5.0, "shade": 0.25, "heights": 0.15, "steep": 0.15, "horizon": 0.15}
+        rates = {"matter": 5.0, "shade": 0.25, "heights": 0.15, "steep": 0.15, "horizon": 0.15, "view": 0.05, "covers": 5.0}
         groups = [{"params": [weight], "rate": rate * rates.get(name, 1.0)} for name, weight in memory.named_parameters()]
         super().__init__(groups, rate, betas=(0.9, 0.99), eps=1e-12)
 
@@ -126,16 +140,15 @@ def blur(frames: Tensor, share: Tensor) -> Tensor:
 
 def train_recall(recipe: RecallRecipe, recall: Recall, train: "LatentClips", history: int, out: Path) -> Recall:
     """Train, resume or just load the memory in `out`; return it."""
-    if not bool(recall.memory.matter.any()):
-        recall.memory.begin(train.places[:, :2])
+    if not recall.memory.begun:
+        begin(recall, recipe, train)
     texels, optimizer = TexelOptimizer(recall.memory, recipe.texel_rate), MuonAdamW(recall, recipe.muon_rate, recipe.adam_rate)
     run = Run(out, "recall", recipe.steps, {"recall": recall, "texels": texels, "optimizer": optimizer})
     drawing = round(recipe.memory_share * recipe.steps)
-    drawn = recall.memory, recall.encode, recall.colour, recall.ego, recall.glide
     seen: dict[str, list[float]] = {}
     for step in run:
         rng, learns = run.rng(step), step < drawing
-        for part in drawn:
+        for part in recall.drawn:
             part.requires_grad_(learns)
         rate = learning_rate(step, drawing) if learns else learning_rate(step - drawing, recipe.steps - drawing)
         with fast_autocast():

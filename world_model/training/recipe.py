@@ -13,6 +13,7 @@ import msgspec
 from world_model.autoencoder import AutoencoderConfig
 from world_model.card import WorldError
 from world_model.real.origin import FILE, Origin
+from world_model.real.racing import VIEW
 from world_model.real.sources import SOURCES
 from world_model.schedule import Ladder
 from world_model.session import SessionError
@@ -83,6 +84,15 @@ def recalling(recipe: WorldRecipe, width: int = 640) -> WorldRecipe:
     return replace(recipe, student=replace(recipe.student, model=model), context=9 if width else None, recall_least=0.8 if width else None)
 
 
+def seen_from_above(recipe: WorldRecipe, view: tuple[float, float, float]) -> WorldRecipe:
+    """Return the recipe of a world that recalls what is seen from above, with a `view` as `RecallRecipe` has it.
+
+    Nothing is taken of that in any case: it knows the ground, and not what lies over it.
+    """
+    student = replace(recipe.student, model=replace(recipe.student.model, from_above=True, recall_least=0.0))
+    return replace(recipe, student=student, recall=replace(recipe.recall, view=view), recall_least=None)
+
+
 def standing_still(recipe: WorldRecipe) -> WorldRecipe:
     """Return the recipe of a world in which nothing moves but the player, and he only for as long as a frame is told of his actions."""
     return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, stands_still=True)))
@@ -119,7 +129,9 @@ RECIPES: dict[str, Callable[[], WorldRecipe]] = {
         ),
         ladder=(1.0, 0.7, 0.2),
     ),
-    "racing": lambda: replace(derive(SOURCES["racing"].origin), distill=DistillRecipe(), rollback=0),
+    "racing": lambda: replace(
+        seen_from_above(recalling(derive(SOURCES["racing"].origin), 1280), VIEW), distill=DistillRecipe(), rollback=0
+    ),
 }
 
 

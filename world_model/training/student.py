@@ -214,14 +214,25 @@ class LatentClips:
 
     @cached_property
     def places(self) -> Tensor:
-        """The true places [n, 8] (`world_model.recall`), on a map that ends at multiples of MAP_STEP around all positions; zeros where they are unknown."""
-        states = torch.from_numpy(self.clips.states)
-        low, high = (states[:, :2] / MAP_STEP).amin(0).floor() * MAP_STEP, (states[:, :2] / MAP_STEP).amax(0).ceil() * MAP_STEP
-        span, heading, height = (high - low).max().clamp(min=MAP_STEP), states[:, 2:3].deg2rad(), states[:, 3:] - states[:, 3].median()
+        """The true places [n, 8] (`world_model.recall`), on a map that ends at multiples of MAP_STEP around all positions; zeros where they are unknown.
+
+        Where no heights are told, the last turn stands for them (`world_model.above`).
+        """
+        states, (low, span) = torch.from_numpy(self.clips.states), self.map
+        heading, height = states[:, 2:3].deg2rad(), states[:, 3:] - states[:, 3].median()
         begins = torch.zeros(len(states), 1, dtype=torch.bool)
         begins[torch.from_numpy(self.clips.bounds[:-1])] = True
-        earlier, came_from = (torch.where(begins, now, now.roll(1, 0)) for now in (height, states[:, :2]))
-        return torch.cat([(states[:, :2] - low) / span, along(heading), height / span, earlier / span, (states[:, :2] - came_from) / span], 1)
+        earlier, came_from, looked = (torch.where(begins, now, now.roll(1, 0)) for now in (height, states[:, :2], heading))
+        turn = heading - looked
+        heights = torch.cat([height, earlier], 1) / span if height.any() else F.pad(torch.atan2(turn.sin(), turn.cos()), (0, 1))
+        return torch.cat([(states[:, :2] - low) / span, along(heading), heights, (states[:, :2] - came_from) / span], 1)
+
+    @cached_property
+    def map(self) -> tuple[Tensor, Tensor]:
+        """Where the map begins [2], and how long it is, in the game's own units."""
+        positions = torch.from_numpy(self.clips.states)[:, :2] / MAP_STEP
+        low, high = positions.amin(0).floor() * MAP_STEP, positions.amax(0).ceil() * MAP_STEP
+        return low, (high - low).max().clamp(min=MAP_STEP)
 
     def prices(self, known: Tensor, stands_out: float) -> Tensor:
         """Return what errors count at each position of frames soon after latent frames [..., c, h, w] that are known: [..., h, w], one in the mean."""

@@ -154,12 +154,12 @@ def adopt(given: World, recipe: WorldRecipe) -> dict[str, torch.Tensor]:
             weight = F.pad(weight, [n for new, had in wider for n in (0, new - had)])
         fitting[name] = weight
     if model.recall_width and not given.transformer.config.recall_width:  # type: ignore[union-attr]
-        fitting["motion.flow.bias"][4:] = -12.0  # of what is remembered no more is taken than must be
+        fitting["motion.flow.bias"][4:] = 0.0 if model.from_above else -12.0  # of a remembered room no more is taken at first than must be
     return fitting
 
 
 def _without_extras(config: TransformerConfig) -> TransformerConfig:
-    return replace(config, num_actions=0, recall_width=0, recall_blocks=0, recall_least=0.0)
+    return replace(config, num_actions=0, recall_width=0, recall_blocks=0, recall_least=0.0, from_above=False)
 
 
 def measure_and_save(made: World, held_out: Clips, judge: Judge | None, *files: Path) -> None:

@@ -1,0 +1,161 @@
+"""A memory of places seen from above, and who drives there: the ground, and a body in the middle of the picture that heads upwards.
+
+A picture is remembered by looking up the ground under each of its pixels, turned and shifted as the body is: there is no depth, and a road seen from anywhere
+is one road. What turns and moves with the body (itself, a panel) lies over it. Who drives has momentum: his next step and turn follow from his last, and from
+his actions as far as they can change them.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.kept import Kept
+from world_model.memory import SCALE, from_map, look_up, middles, on_map
+from world_model.recall import PLACE, STEP, SWERVE, Recall, along, turned
+
+ABOVE_GROUND = -3.0  # how much of a picture moves with the body, before anything is learnt, as a logit
+TURN = 0.1  # radians, the unit of turns in what is reckoned of a drive
+PACE = STEP / 5  # of the map, that of steps
+FASTEST = 0.5  # radians in a frame
+
+
+class Ground(nn.Module):
+    """Remember pictures by the places above which they were taken, as `world_model.memory.Memory` does.
+
+    Args:
+        size: (height, width) of a picture.
+        width: texels along the longer side of the map.
+    """
+
+    been: Tensor  # 1 in cells of the map where somebody has been
+
+    def __init__(self, size: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self._kept = Kept()
+        self.size = size
+        self.ground = nn.Parameter(torch.zeros(1, 3, width, width))
+        self.cover = nn.Parameter(torch.zeros(1, 3, *size))  # what moves with the body
+        self.covers = nn.Parameter(torch.zeros(1, 1, *size))  # where; zeros until there is a map
+        self.view = nn.Parameter(torch.zeros(3))  # logarithms of half a picture's width and height, of the map; how far below its middle the body is
+        self.register_buffer("been", torch.zeros(2 * (max(1, width // 8),)))
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has begun to learn a map."""
+        return bool(self.covers.any())
+
+    @torch.no_grad()
+    def begin(self, positions: Tensor, view: tuple[float, float, float], colour: Tensor) -> None:
+        """Begin to learn a map on which somebody has been at these positions [n, 2]; where nobody looks it will keep a colour [3].
+
+        `view` tells a picture's width and height, in parts of the map, and how far from its lower edge the body is, in parts of that.
+        """
+        width, height, below = view
+        cells = len(self.been)
+        column, row = ((on_map(positions) + 1) / 2 * cells).long().clamp(0, cells - 1).unbind(1)
+        self.been[row, column] = 1
+        self.view.copy_(torch.tensor([math.log(width / 2), math.log(height / 2), 1 - 2 * below]))
+        self.ground.copy_(colour[:, None, None])
+        self.cover.copy_(colour[:, None, None])
+        self.covers.fill_(ABOVE_GROUND)
+
+    def forward(self, places: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """Return what is remembered from places [n, 8]: pictures [n, 3, height, width], and how much of each pixel is ground [n, 1, height, width], float32.
+
+        Red, green and blue go from about -1 to 1. `size` is that of the pictures, if not the usual one.
+        """
+        height, width = size or self.size
+        with torch.autocast(places.device.type, enabled=False):
+            position, heading = places[:, :2].float(), F.normalize(places[:, 2:4].float(), dim=-1, eps=1e-6)
+            right, ahead = self._offsets(height, width)
+            (cosine, sine), (x, y) = heading.T[..., None, None], on_map(position).T[..., None, None]  # [n, 1, 1] each
+            ground = look_up(self.ground, torch.stack([x + cosine * ahead + sine * right, y + sine * ahead - cosine * right])).transpose(0, 1)
+            cover, bare = self._kept(("cover", height, width), lambda: self._cover(height, width), self.cover, self.covers)
+            return torch.lerp(cover, ground, bare), bare.expand(len(places), -1, -1, -1)
+
+    def steps(self, seen: Tensor, bare: Tensor) -> Tensor:
+        """Return how pictures [n, c, h, w], of which so much is ground [n, 1, h, w], change with each step of who sees them: [n, 4, c, h, w].
+
+        The steps are ahead, to the left, a turn to the left (in radians) and up, which changes nothing; pictures may have any resolution.
+        """
+        height, width = seen.shape[2:]
+        right, ahead = (offset / SCALE for offset in self._offsets(height, width))
+        around = F.pad(seen, (1, 1, 1, 1), mode="replicate")
+        half_width, half_height = self.view[:2].exp()
+        to_right = (around[..., 1:-1, 2:] - around[..., 1:-1, :-2]) * (width / 4 / half_width) * bare
+        onwards = (around[..., :-2, 1:-1] - around[..., 2:, 1:-1]) * (height / 4 / half_height) * bare
+        return torch.stack([onwards, -to_right, right * onwards - ahead * to_right, torch.zeros_like(seen)], 1)
+
+    @torch.no_grad()
+    def stands(self) -> Tensor:
+        """Return positions [n, 2] all over where somebody has been."""
+        return from_map((2 * self.been.nonzero().flip(1) + 1) / len(self.been) - 1)
+
+    def _offsets(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Return how far the pixels of a picture are to the right of the body, [1, width], and ahead of it, [height, 1]; the map goes from -1 to 1."""
+
+        def offsets() -> tuple[Tensor, Tensor]:
+            half_width, half_height = SCALE * self.view[:2].exp()
+            columns, rows = (middles(pixels, self.view.device) for pixels in (width, height))
+            return half_width * columns[None], half_height * (self.view[2] - rows)[:, None]
+
+        return self._kept(("offsets", height, width), offsets, self.view)
+
+    def _cover(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Return what lies over the ground, [1, 3, height, width], and where there is only ground, [1, 1, height, width]."""
+        images = self.cover, (-self.covers).sigmoid()
+        cover, bare = images if (height, width) == self.size else (F.interpolate(image, (height, width), mode="area") for image in images)
+        return cover, bare
+
+
+class RecallFromAbove(Recall):
+    """Follow drivers seen from above, and remember latent frames by their places. In these the last turn, in radians, stands for the eye's height."""
+
+    memory: Ground  # type: ignore[assignment]
+
+    def _make_memory(self, size: tuple[int, int], width: int, field_of_view: float) -> Ground:  # type: ignore[override]
+        return Ground(size, width)
+
+    def _make_reckoning(self, told: int) -> None:
+        """Make `ego`: of the actions told, the last step and turn it makes what the next ones have more."""
+        self.ego = nn.Sequential(nn.Linear(told + 3, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 3))
+
+    @property
+    def drawn(self) -> list[nn.Module | nn.Parameter]:
+        return [self.memory, self.encode, self.colour, self.ego]
+
+    def drive(self, places: Tensor, actions: Tensor) -> Tensor:
+        """Return the places [..., 8] one frame after others, for actions [..., history * n]."""
+        position, heading, turn, _, step = places.split((2, 2, 1, 1, 2), -1)
+        ahead = turned(step, heading * heading.new_tensor([1, -1])) / PACE
+        known = torch.cat([actions.float(), ahead, turn / TURN], -1)
+        more = self.ego(known.to(next(self.ego.parameters()).dtype)).float()
+        step, turn = turned(PACE * (ahead + more[..., :2]), heading), turn + TURN * more[..., 2:]
+        return torch.cat([position + step, turned(heading, along(turn)), turn, torch.zeros_like(turn), step], -1)
+
+    def expect(self, actions: Tensor, place: Tensor) -> Tensor:
+        return torch.cat([place := self.drive(place, action) for action in actions.flatten(2).split(1, 1)], 1)
+
+    def settled(self, before: Tensor, place: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+        position, heading, turn, step = place.split((2, 2, 2, 2), -1)
+        heading = heading / heading.norm(dim=-1, keepdim=True).clamp(min=1)
+        place = torch.cat([position.clamp(-0.5, 1.5), heading, turn.clamp(-FASTEST, FASTEST), step.clamp(-STEP, STEP)], -1)
+        return place, self._believed(before, place, picture)
+
+    def go_on(self, before: Tensor, action: Tensor, place: Tensor, shown: Tensor) -> Tensor:
+        """Return the places [b, runs, 8] of the frames after `before`; whoever does nothing rolls on. Arguments as in `Recall.go_on`."""
+        moved, known = self.drive(shown, action.flatten(2)), self._known(place)
+        return moved if bool(known.all()) else torch.where(known, moved, self.guess(before, action))
+
+    def _pace(self, actions: Tensor) -> Tensor:
+        place = actions.new_tensor([[[0.0, 0.0, 1.0] + [0.0] * (PLACE - 3)]])
+        for action in actions.flatten(1):
+            place = self.drive(place, action[None, None])
+        return turned(place[0, 0, 6:], place[0, 0, 2:4] * place.new_tensor([1, -1]))
+
+    def _moved(self, place: Tensor, shift: Tensor, angle: Tensor, up: Tensor) -> Tensor:
+        position, heading, turn, nothing, last = place.split((2, 2, 1, 1, 2), -1)
+        shift = turned(shift, heading)
+        return torch.cat([position + shift, turned(heading, along(angle)), turn + SWERVE * angle, nothing, last + SWERVE * shift], -1)
