@@ -79,6 +79,21 @@ def test_a_driver_is_found_where_the_picture_says(painted: RecallFromAbove) -> N
 
 
 @torch.no_grad()
+def test_there_is_a_fence_around_the_map(painted: RecallFromAbove) -> None:
+    ahead = painted.expect(torch.zeros(1, 4, 2, 3), place(0.95, 0.5, 0.0, step=(0.03, 0.0))[None, None])
+    assert ahead[0, :, 0].tolist() == pytest.approx([0.98, 1, 1, 1]) and ahead[0, 2:, 6].abs().max() < 1e-6, "nobody drives on against it"
+
+
+@torch.no_grad()
+def test_what_lies_over_the_ground_is_not_taken_from_the_memory(painted: RecallFromAbove) -> None:
+    covers = painted.memory.covers.clone()
+    painted.memory.covers[..., 32:, :] = 50
+    known = painted.known()
+    painted.memory.covers.copy_(covers)
+    assert known.shape == (1, 1, 16, 32) and known[..., 8:, :].max() < 1e-6 < 0.9 < known[..., :8, :].min()
+
+
+@torch.no_grad()
 def test_who_drives_rolls_on(painted: RecallFromAbove) -> None:
     """Before anything is learnt he goes on as he went, round a bend, and his step turns with him no more than his picture says."""
     here = place(0.5, 0.5, math.pi / 2, turn=0.1, step=(0.0, 0.02))[None, None]
@@ -98,15 +113,15 @@ def test_a_driver_learns_what_his_actions_do(painted: RecallFromAbove) -> None:
     for _ in range(300):
         actions, angle, speed, turn = torch.rand(256, 2), 6 * torch.rand(256), 0.01 * torch.rand(256), 0.1 * torch.randn(256)
         faster, heading = speed + 0.003 * actions[:, 0], angle + (turned := 0.8 * turn + 0.05 * actions[:, 1])
-        here = torch.stack([0 * speed, 0 * speed, angle.cos(), angle.sin(), turn, 0 * turn, speed * angle.cos(), speed * angle.sin()], 1)
-        there = torch.stack([faster * angle.cos(), faster * angle.sin(), heading.cos(), heading.sin(), turned], 1)
+        here = torch.stack([0 * speed + 0.5, 0 * speed + 0.5, angle.cos(), angle.sin(), turn, 0 * turn, speed * angle.cos(), speed * angle.sin()], 1)
+        there = torch.stack([0.5 + faster * angle.cos(), 0.5 + faster * angle.sin(), heading.cos(), heading.sin(), turned], 1)
         error = recall.drive(here, actions)[:, :5] - there
         (error * torch.tensor([100.0, 100.0, 10.0, 10.0, 10.0])).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     with torch.no_grad():
-        slow = recall.drive(place(0, 0, 2.0, step=(0.005 * math.cos(2.0), 0.005 * math.sin(2.0)))[None], torch.tensor([[1.0, 0.0]]))
-        bend = recall.drive(place(0, 0, 2.0)[None], torch.tensor([[0.0, 1.0]]))
+        slow = recall.drive(place(0.5, 0.5, 2.0, step=(0.005 * math.cos(2.0), 0.005 * math.sin(2.0)))[None], torch.tensor([[1.0, 0.0]]))
+        bend = recall.drive(place(0.5, 0.5, 2.0)[None], torch.tensor([[0.0, 1.0]]))
     assert abs(float(slow[0, 6:].norm()) - 0.008) < 0.0007 and abs(float(bend[0, 4]) - 0.05) < 0.01
 
 
@@ -123,17 +138,18 @@ def test_ground_is_learnt_from_pictures_and_places() -> None:
         true.cover.fill_(-0.5)
         places = torch.stack([place(x, y, angle) for (x, y), angle in zip(somewhere.tolist(), (6.3 * torch.rand(400)).tolist(), strict=True)])
         pictures = true(places)[0]
-    errors = []
+    errors, bare = [], []
     for told in (places, places[torch.randperm(400)]):
         learns = Ground((24, 32), 64)
         learns.begin(somewhere, VIEW, torch.zeros(3))
         optimizer = TexelOptimizer(learns, 0.02)
         for step in range(300):
             rows = torch.randint(320, (16,))
-            (learns(told[rows])[0] - pictures[rows]).square().mean().backward()
+            ((learns(told[rows])[0] - pictures[rows]).square().mean() + learns.price()).backward()
             optimizer.step_at(min(1.0, (300 - step) / 100))
         with torch.no_grad():
-            foretold, seen = learns(places[320:])
+            foretold = learns(places[320:])[0]
             errors.append(float((foretold - pictures[320:]).square().mean()))
+            bare.append(learns.bare(24, 32)[0, 0])
     assert errors[0] < 0.05 * float(pictures.var()) < 0.5 * errors[1], errors
-    assert float(seen[..., 21:, :].mean()) < float(seen[..., :18, :].mean())
+    assert float(bare[0][21:].mean()) < 0.3 < 0.9 < float(bare[0][:18].mean()), "only the panel covers the ground"

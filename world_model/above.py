@@ -15,6 +15,7 @@ from world_model.kept import Kept
 from world_model.memory import SCALE, from_map, look_up, middles, on_map
 from world_model.recall import PLACE, STEP, SWERVE, Recall, along, turned
 
+COVERING = 0.005  # the mean square by which pictures may be worse before a pixel is taken for what moves with the body
 ABOVE_GROUND = -3.0  # how much of a picture moves with the body, before anything is learnt, as a logit
 TURN = 0.1  # radians, the unit of turns in what is reckoned of a drive
 PACE = STEP / 5  # of the map, that of steps
@@ -29,8 +30,6 @@ class Ground(nn.Module):
         width: texels along the longer side of the map.
     """
 
-    been: Tensor  # 1 in cells of the map where somebody has been
-
     def __init__(self, size: tuple[int, int], width: int) -> None:
         super().__init__()
         self._kept = Kept()
@@ -39,7 +38,7 @@ class Ground(nn.Module):
         self.cover = nn.Parameter(torch.zeros(1, 3, *size))  # what moves with the body
         self.covers = nn.Parameter(torch.zeros(1, 1, *size))  # where; zeros until there is a map
         self.view = nn.Parameter(torch.zeros(3))  # logarithms of half a picture's width and height, of the map; how far below its middle the body is
-        self.register_buffer("been", torch.zeros(2 * (max(1, width // 8),)))
+        self.been = nn.Parameter(torch.zeros(2 * (max(1, width // 8),)))  # 1 where somebody has been; it learns nothing
 
     @property
     def begun(self) -> bool:
@@ -75,6 +74,10 @@ class Ground(nn.Module):
             cover, bare = self._kept(("cover", height, width), lambda: self._cover(height, width), self.cover, self.covers)
             return torch.lerp(cover, ground, bare), bare.expand(len(places), -1, -1, -1)
 
+    def bare(self, height: int, width: int) -> Tensor:
+        """Return where there is only ground, [1, 1, height, width]."""
+        return self._cover(height, width)[1]
+
     def steps(self, seen: Tensor, bare: Tensor) -> Tensor:
         """Return how pictures [n, c, h, w], of which so much is ground [n, 1, h, w], change with each step of who sees them: [n, 4, c, h, w].
 
@@ -87,6 +90,10 @@ class Ground(nn.Module):
         to_right = (around[..., 1:-1, 2:] - around[..., 1:-1, :-2]) * (width / 4 / half_width) * bare
         onwards = (around[..., :-2, 1:-1] - around[..., 2:, 1:-1]) * (height / 4 / half_height) * bare
         return torch.stack([onwards, -to_right, right * onwards - ahead * to_right, torch.zeros_like(seen)], 1)
+
+    def price(self) -> Tensor:
+        """Return what it costs that something is said to lie over the ground, so that it is said only of what does."""
+        return COVERING * self.covers.sigmoid().mean()
 
     @torch.no_grad()
     def stands(self) -> Tensor:
@@ -114,6 +121,7 @@ class RecallFromAbove(Recall):
     """Follow drivers seen from above, and remember latent frames by their places. In these the last turn, in radians, stands for the eye's height."""
 
     memory: Ground  # type: ignore[assignment]
+    fits, apart, corners = 0.02, (0.012, math.cos(math.radians(8))), 240  # grass looks alike, and roads more so
 
     def _make_memory(self, size: tuple[int, int], width: int, field_of_view: float) -> Ground:  # type: ignore[override]
         return Ground(size, width)
@@ -126,6 +134,10 @@ class RecallFromAbove(Recall):
     def drawn(self) -> list[nn.Module | nn.Parameter]:
         return [self.memory, self.encode, self.colour, self.ego]
 
+    @torch.no_grad()
+    def known(self) -> Tensor:
+        return self._kept("known", lambda: self.memory.bare(*self.shape[1:]), self.memory.covers)
+
     def drive(self, places: Tensor, actions: Tensor) -> Tensor:
         """Return the places [..., 8] one frame after others, for actions [..., history * n]."""
         position, heading, turn, _, step = places.split((2, 2, 1, 1, 2), -1)
@@ -133,7 +145,8 @@ class RecallFromAbove(Recall):
         known = torch.cat([actions.float(), ahead, turn / TURN], -1)
         more = self.ego(known.to(next(self.ego.parameters()).dtype)).float()
         step, turn = turned(PACE * (ahead + more[..., :2]), heading), turn + TURN * more[..., 2:]
-        return torch.cat([position + step, turned(heading, along(turn)), turn, torch.zeros_like(turn), step], -1)
+        moved = (position + step).clamp(0, 1)  # there is a fence around the map
+        return torch.cat([moved, turned(heading, along(turn)), turn, torch.zeros_like(turn), moved - position], -1)
 
     def expect(self, actions: Tensor, place: Tensor) -> Tensor:
         return torch.cat([place := self.drive(place, action) for action in actions.flatten(2).split(1, 1)], 1)

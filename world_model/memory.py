@@ -68,6 +68,10 @@ class Memory(nn.Module):
         """Whether it has begun to learn a map."""
         return bool(self.matter.any())
 
+    def price(self) -> Tensor | float:
+        """Return what this map costs, besides its errors."""
+        return 0.0
+
     def stands(self) -> Tensor:
         """Return the positions [n, 2] of all cells in which nothing is in the way."""
         free = (self.matter[0, 0] < 0).nonzero().flip(1)

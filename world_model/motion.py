@@ -49,16 +49,13 @@ class Motion(nn.Module):
         channels: width of the convolutions.
         blocks: residual pairs after the warp.
         recalls: whether it is given remembered frames, too.
-        least: how much of these it takes in any case.
     """
 
     packed: Product | None = None
 
-    def __init__(
-        self, latent_channels: int, dim: int, patch_size: tuple[int, int], channels: int, blocks: int, recalls: bool = False, least: float = 0.0
-    ) -> None:
+    def __init__(self, latent_channels: int, dim: int, patch_size: tuple[int, int], channels: int, blocks: int, recalls: bool = False) -> None:
         super().__init__()
-        self.patch, self.least = patch_size, least
+        self.patch = patch_size
         self.from_tokens = nn.Linear(dim, channels * math.prod(patch_size))
         self.look = nn.Conv2d((2 + recalls) * latent_channels, channels, 3, padding=1)
         self.search = ModulatedPair(channels, dim)
@@ -70,7 +67,16 @@ class Motion(nn.Module):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, before: Tensor, tokens: Tensor, e: Tensor, recalled: Tensor | None = None, refined: int | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        before: Tensor,
+        tokens: Tensor,
+        e: Tensor,
+        recalled: Tensor | None = None,
+        refined: int | None = None,
+        least: Tensor | float = 0.0,
+    ) -> Tensor:
         """Return what it makes of the frames, [b, f, c, h, w] in float32.
 
         Args:
@@ -80,6 +86,7 @@ class Motion(nn.Module):
             e: time and action vectors [b, f, d].
             recalled: what is remembered of these frames' places, same shape as x, if anything can be.
             refined: to how many of the first frames it adds something (default: all); the others are only moved.
+            least: how much it takes of what is remembered in any case, everywhere or at each position [1, 1, h, w].
         """
         p, q = self.patch
         rows = x.shape[3] // p
@@ -91,7 +98,7 @@ class Motion(nn.Module):
         warped = [warp(source, moves[:, 2 * n : 2 * n + 2]) for n, source in enumerate(sources)]
         made = warped[0]
         if recalled is not None:
-            made = torch.lerp(made, warped[1], self.least + (1 - self.least) * torch.sigmoid(moves[:, 4:] + RECALLS))
+            made = torch.lerp(made, warped[1], least + (1 - least) * torch.sigmoid(moves[:, 4:] + RECALLS))
         made = made.unflatten(0, x.shape[:2])
         if refined == 0:
             return made

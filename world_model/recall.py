@@ -57,6 +57,8 @@ class Recall(nn.Module):
         looks: channels of its convolutions.
     """
 
+    fits, apart, corners = FITS, APART, CORNERS  # as other recalls may have them
+
     def __init__(self, shape: tuple[int, int, int], told: int, width: int, blocks: int, follow_width: int, field_of_view: float, looks: int = 32) -> None:
         super().__init__()
         self.shape = shape
@@ -126,7 +128,7 @@ class Recall(nn.Module):
             for at in sorted({max(1, len(frames) - 1 - lead) for lead in LEADS}):
                 place = self._fit(self._find(frames, told, at), frames[-1])
                 tried.append((self._misfit(place, frames[-1]).item(), place[0]))
-                if tried[-1][0] < FITS:
+                if tried[-1][0] < self.fits:
                     break
             found.append(min(tried, key=lambda one: one[0])[1])
         return torch.stack(found)
@@ -164,12 +166,12 @@ class Recall(nn.Module):
         colours = self.colour(picture[None].to(self.colour.weight.dtype)).float()
         guess = torch.cat([guess[:2], F.normalize(guess[2:4], dim=0), torch.zeros_like(guess[4:])])
         places, looks = self.atlas()
-        order = (looks - self._rough(colours)).square().mean(1).argsort()[: 10 * CORNERS]
-        near = torch.cdist(places[order, :2], places[order, :2]) < APART[0]
-        alike = (near & (places[order, 2:4] @ places[order, 2:4].mT > APART[1])).cpu().numpy()
+        order = (looks - self._rough(colours)).square().mean(1).argsort()[: 10 * self.corners]
+        near = torch.cdist(places[order, :2], places[order, :2]) < self.apart[0]
+        alike = (near & (places[order, 2:4] @ places[order, 2:4].mT > self.apart[1])).cpu().numpy()
         chosen: list[int] = []
         for number, row in enumerate(alike):
-            if len(chosen) < CORNERS and not row[chosen].any():
+            if len(chosen) < self.corners and not row[chosen].any():
                 chosen.append(number)
         places = torch.cat([guess[None], places[order[chosen]]])[:, None]
         places = self._fit(places, picture)
@@ -308,6 +310,10 @@ class Recall(nn.Module):
         position, heading, height, earlier, last = place.split((2, 2, 1, 1, 2), -1)
         shift = turned(shift, heading)
         return torch.cat([position + shift, turned(heading, along(angle)), height + up, earlier, last + SWERVE * shift], -1)
+
+    def known(self) -> Tensor | float:
+        """Return how much of a frame can be remembered: all, or a share for each position [1, 1, h, w]."""
+        return 1.0
 
     @torch.no_grad()
     def remember(self, places: Tensor) -> Tensor:

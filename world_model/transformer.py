@@ -212,7 +212,7 @@ class Transformer(nn.Module):
             self.place_embedding = nn.Parameter(torch.zeros(math.prod(config.places), dim))
         if config.motion_channels:
             recalls = bool(config.recall_width)
-            self.motion = Motion(config.in_channels, dim, config.patch_size, config.motion_channels, config.motion_blocks, recalls, config.recall_least)
+            self.motion = Motion(config.in_channels, dim, config.patch_size, config.motion_channels, config.motion_blocks, recalls)
         if config.recall_width:
             assert config.places is not None, "a memory of places needs frames of one size"
             height, width = (places * patch for places, patch in zip(config.places, config.patch_size, strict=True))
@@ -302,7 +302,8 @@ class Transformer(nn.Module):
         if self.config.motion_channels:
             assert before is not None, "a model with motion compensation needs the frames before"
             assert (recalled is not None) == bool(self.config.recall_width), "a model that recalls needs what is remembered"
-            x0 = x0 + self.motion(x, before, tokens, e, recalled, refined)
+            least = self.config.recall_least and self.recall.known() * self.config.recall_least
+            x0 = x0 + self.motion(x, before, tokens, e, recalled, refined, least)
         if self.config.stands_still:
             assert before is not None and actions is not None, "a model that stands still needs the frames before, and actions"
             x0 = torch.where(actions[:, -frames:].flatten(2).any(-1)[..., None, None, None], x0, before.float())

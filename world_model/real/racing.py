@@ -1,9 +1,9 @@
 """The real race track and its scripted player: Gymnasium's CarRacing, seen from above.
 
 Steering, gas and brake are analogue. The player mostly follows the road, faster or slower, with keys or with a stick and triggers. Now and then it steers
-off it and comes back (or does not), brakes, stands, or presses anything.
+off it and comes back (or does not), drives straight on across the field, brakes, stands, or presses anything.
 All drive on one circuit, as all walk through one maze, and lap after lap: what comes into the picture can be known then. They begin anywhere on it, in either
-direction; a car that leaves the field is put on the starting line. Needs ``gymnasium[box2d]``, an optional extra.
+direction, and some beside it; there is a fence around the field. Needs ``gymnasium[box2d]``, an optional extra.
 """
 
 from collections import Counter
@@ -37,11 +37,14 @@ ORIGIN = Origin(
 ACTIONS = ORIGIN.action_names
 STEER, GAS, BRAKE = 0.25, 0.4, 0.6  # what a key, or a stick all the way, is worth to the game; all that it offers would spin the car at once
 CIRCUIT = 22  # the seed of its track
-BACKWARDS = 0.3  # the share of those who begin against its direction
+BACKWARDS, ASTRAY = 0.3, 0.15  # the shares of those who begin against its direction, and of those who begin anywhere on the field
+FIELD = 325.0  # from its middle to the fence, in the game's units
 ZOOMED_IN = 1.0  # seconds: in the first the game zooms in from far above
 VIEW = 61.7, 49.4, 0.25  # width and height of the picture, in the game's units; how far from its lower edge the car is, in heights
 IN_SIGHT = 75.0  # in the game's units, farther than the corners of the picture
-MOODS = {"follow": (0.6, 40, 200), "leave": (0.12, 8, 50), "brake": (0.06, 4, 50), "roll": (0.06, 5, 160), "any": (0.16, 10, 40)}
+MOODS = {
+    "follow": (0.56, 40, 200), "leave": (0.12, 8, 50), "roam": (0.04, 60, 250), "brake": (0.06, 4, 50), "roll": (0.06, 5, 160), "any": (0.16, 10, 40),
+}  # fmt: skip
 SCORE = slice(85, 95), slice(0, 15)  # rows and columns of a number that only a program could count
 
 
@@ -52,20 +55,24 @@ class Racing:
         self.game = _open()
         self.state: dict[str, float] | None = None
         self.tally: Counter[str] = Counter()
-        self.over = False
 
     def reset(self, seed: int) -> np.ndarray:
-        """Begin at the point of the circuit and in the direction that `seed` means; return the first frame, uint8 [96, 128, 3]."""
+        """Begin at the point of the circuit or the field and in the direction that `seed` means; return the first frame, uint8 [96, 128, 3]."""
         self.tally, rng = Counter(), np.random.default_rng(seed)
-        return self._begin(float(rng.random()), backwards=bool(rng.random() < BACKWARDS))
+        self.game.reset(seed=CIRCUIT)
+        _, angle, x, y = self.game.track[rng.integers(len(self.game.track))]
+        angle += np.pi * (rng.random() < BACKWARDS)
+        if rng.random() < ASTRAY:
+            angle, x, y = rng.uniform((-np.pi, -FIELD, -FIELD), (np.pi, FIELD, FIELD))
+        self.game.place(float(angle), float(x), float(y))
+        self.game.t = ZOOMED_IN
+        return self._hold(np.zeros(3), 1)
 
     def step(self, actions: Collection[str]) -> np.ndarray:
         """Hold the named actions for one frame and return it."""
-        if self.over:
-            return self._begin(0.0)
         left, right, gas, brake = (share(actions, name) for name in ACTIONS)
         frame = self._hold(np.array([STEER * (right - left), GAS * gas, BRAKE * brake]), FRAME_SKIP)
-        self.tally.update({"frames off the road": int(not self.on_road), "frames at rest": int(self.speed < 1), "field left": int(self.over)})
+        self.tally.update({"frames off the road": int(not self.on_road), "frames at rest": int(self.speed < 1)})
         return frame
 
     def close(self) -> None:
@@ -87,19 +94,10 @@ class Racing:
         """The middle of the road [n, 2], in the game's units."""
         return np.array(self.game.track)[:, 2:]
 
-    def _begin(self, where: float, *, backwards: bool = False) -> np.ndarray:
-        self.game.reset(seed=CIRCUIT)
-        self.game.place(where, backwards=backwards)
-        self.game.t = ZOOMED_IN
-        return self._hold(np.zeros(3), 1)
-
     def _hold(self, action: np.ndarray, frames: int) -> np.ndarray:
         """Hold an action for some of the game's own frames; return the last."""
         for _ in range(frames):
             self.game.step(action)
-            self.over = self.game.is_outside
-            if self.over:
-                break
         frame = self.game.draw()
         frame[SCORE] = 0
         car = self.game.car.hull
@@ -110,22 +108,26 @@ class Racing:
 
 def _open() -> Any:
     """Return the game, with `draw` in place of drawing in every step; it draws only what is in sight."""
+    from Box2D import b2ChainShape  # type: ignore[import-untyped]
     from gymnasium.envs.box2d.car_dynamics import Car
-    from gymnasium.envs.box2d.car_racing import PLAYFIELD, CarRacing
+    from gymnasium.envs.box2d.car_racing import CarRacing
 
     class Track(CarRacing):
-        def place(self, where: float, *, backwards: bool) -> None:
-            """Put a new car at a part of the way round the circuit."""
+        fence: Any = None
+
+        def place(self, angle: float, x: float, y: float) -> None:
+            """Put up the fence, and a new car within it."""
             assert self.car is not None
             self.car.destroy()
-            _, angle, x, y = self.track[int(where * len(self.track))]
-            self.car = Car(self.world, angle + np.pi * backwards, x, y)
+            self.car = Car(self.world, angle, x, y)
+            corners = [(FIELD + 8, FIELD + 8), (-FIELD - 8, FIELD + 8), (-FIELD - 8, -FIELD - 8), (FIELD + 8, -FIELD - 8)]
+            self.fence = self.world.CreateStaticBody(shapes=b2ChainShape(vertices_loop=corners))
 
-        @property
-        def is_outside(self) -> bool:
-            """Whether the car has left the field."""
-            assert self.car is not None
-            return max(map(abs, self.car.hull.position)) > PLAYFIELD
+        def _destroy(self) -> None:
+            super()._destroy()
+            if self.fence is not None:
+                self.world.DestroyBody(self.fence)
+                self.fence = None
 
         def draw(self) -> np.ndarray:
             assert self.car is not None
@@ -157,7 +159,7 @@ class Driver(Moody):
         rng = self.rng
         self.hurry, self.pad = float(rng.uniform(0.6, 1.5)), bool(rng.random() < 0.5)
         side = str(rng.choice(["steer_left", "steer_right"]))
-        held = {"leave": {"gas", *([side] if rng.random() < 0.7 else [])}, "brake": {"brake", *([side] if rng.random() < 0.3 else [])}}
+        held = {"leave": {"gas", *([side] if rng.random() < 0.7 else [])}, "roam": {"gas"}, "brake": {"brake", *([side] if rng.random() < 0.3 else [])}}
         return self._pushed(dict.fromkeys(sorted(held.get(self.mood, ())), float(rng.uniform(0.2, 1.2))))
 
     def _pushed(self, wanted: dict[str, float]) -> Collection[str]:

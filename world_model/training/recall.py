@@ -71,7 +71,7 @@ def memory_loss(recall: Recall, clips: "LatentClips", frames: int, rng: np.rando
     latents = clips.latents[torch.from_numpy(rows)].float()
     colours = recall.colour(latents).float() - F.interpolate(real, recall.shape[1:], mode="area")
     apart = made - F.interpolate(real, recall.memory.size, mode="area"), recall.encoded(made).float() - latents, colours
-    return torch.stack([error.square().mean() for error in apart]).sum()
+    return torch.stack([error.square().mean() for error in apart]).sum() + recall.memory.price()
 
 
 class TexelOptimizer(torch.optim.Adam):

@@ -85,12 +85,9 @@ def recalling(recipe: WorldRecipe, width: int = 640) -> WorldRecipe:
 
 
 def seen_from_above(recipe: WorldRecipe, view: tuple[float, float, float]) -> WorldRecipe:
-    """Return the recipe of a world that recalls what is seen from above, with a `view` as `RecallRecipe` has it.
-
-    Nothing is taken of that in any case: it knows the ground, and not what lies over it.
-    """
-    student = replace(recipe.student, model=replace(recipe.student.model, from_above=True, recall_least=0.0))
-    return replace(recipe, student=student, recall=replace(recipe.recall, view=view), recall_least=None)
+    """Return the recipe of a world that recalls what is seen from above, with a `view` as `RecallRecipe` has it."""
+    student = replace(recipe.student, model=replace(recipe.student.model, from_above=True))
+    return replace(recipe, student=student, recall=replace(recipe.recall, view=view))
 
 
 def standing_still(recipe: WorldRecipe) -> WorldRecipe:
