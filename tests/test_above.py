@@ -79,6 +79,16 @@ def test_a_driver_is_found_where_the_picture_says(painted: RecallFromAbove) -> N
 
 
 @torch.no_grad()
+def test_a_driver_is_found_without_a_guess(painted: RecallFromAbove, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anywhere he may be, by what his last picture shows alone."""
+    monkeypatch.setattr(painted, "guess", lambda *given: place(0.7, 0.3, 3.0)[None, None])
+    for x, y, angle in ((0.45, 0.5, 0.4), (0.3, 0.65, 3.0), (0.6, 0.35, -1.8)):
+        true = place(x, y, angle)[None, None]
+        found = painted.find(painted.remember(true)[:, :, :-1].expand(-1, 2, -1, -1, -1), torch.zeros(1, 2, 2, 3))
+        assert float((found - true)[..., :4].abs().max()) < 0.01
+
+
+@torch.no_grad()
 def test_there_is_a_fence_around_the_map(painted: RecallFromAbove) -> None:
     ahead = painted.expect(torch.zeros(1, 4, 2, 3), place(0.95, 0.5, 0.0, step=(0.03, 0.0))[None, None])
     assert ahead[0, :, 0].tolist() == pytest.approx([0.98, 1, 1, 1]) and ahead[0, 2:, 6].abs().max() < 1e-6, "nobody drives on against it"

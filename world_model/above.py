@@ -19,6 +19,9 @@ COVERING = 0.005  # the mean square by which pictures may be worse before a pixe
 ABOVE_GROUND = -3.0  # how much of a picture moves with the body, before anything is learnt, as a logit
 TURN = 0.1  # radians, the unit of turns in what is reckoned of a drive
 PACE = STEP / 5  # of the map, that of steps
+SOUGHT = 3072  # places in the atlas that are tried
+SEARCH = (512, 4, 0.008, 2), (256, 6, 0.006, 2), (128, 8, 0.004, 2), (48, 12, 0.002, 1), (24, 0, 0.0, 1)  # how many are kept; others near them; how near; pixels
+TURNS = 20.0  # radians by which these are turned, to how far on the map they are moved
 FASTEST = 0.5  # radians in a frame
 
 
@@ -121,7 +124,7 @@ class RecallFromAbove(Recall):
     """Follow drivers seen from above, and remember latent frames by their places. In these the last turn, in radians, stands for the eye's height."""
 
     memory: Ground  # type: ignore[assignment]
-    fits, apart, corners = 0.02, (0.012, math.cos(math.radians(8))), 240  # grass looks alike, and roads more so
+    fits = 0.02  # roads look alike
 
     def _make_memory(self, size: tuple[int, int], width: int, field_of_view: float) -> Ground:  # type: ignore[override]
         return Ground(size, width)
@@ -161,6 +164,22 @@ class RecallFromAbove(Recall):
         """Return the places [b, runs, 8] of the frames after `before`; whoever does nothing rolls on. Arguments as in `Recall.go_on`."""
         moved, known = self.drive(shown, action.flatten(2)), self._known(place)
         return moved if bool(known.all()) else torch.where(known, moved, self.guess(before, action))
+
+    def _alike(self, colours: Tensor, guess: Tensor) -> Tensor:
+        """Return places [n, 8] from where it looks like the colours [1, 3, h, w] of a frame: those in the atlas that roughly do, and nearer and nearer ones."""
+        places, looks = self.atlas()
+        places = torch.cat([guess[None], places[(looks - self._rough(colours)).square().mean(1).argsort()[:SOUGHT]]])
+        rng = torch.Generator().manual_seed(0)
+        for kept, tries, spread, coarse in SEARCH:
+            size = max(1, colours.shape[2] // coarse), max(1, colours.shape[3] // coarse)
+            seen, bare = self.memory(places, size)
+            apart = ((seen - F.adaptive_avg_pool2d(colours, size)) * bare).square().mean((1, 2, 3))
+            places = places[apart.argsort()[:kept]]
+            near = places.repeat(tries, 1)
+            moves = spread * torch.randn(len(near), 3, generator=rng).to(near.device)
+            moved = torch.cat([near[:, :2] + moves[:, :2], turned(near[:, 2:4], along(TURNS * moves[:, 2:])), near[:, 4:]], 1)
+            places = torch.cat([places, moved])
+        return places
 
     def _pace(self, actions: Tensor) -> Tensor:
         place = actions.new_tensor([[[0.0, 0.0, 1.0] + [0.0] * (PLACE - 3)]])

@@ -57,7 +57,7 @@ class Recall(nn.Module):
         looks: channels of its convolutions.
     """
 
-    fits, apart, corners = FITS, APART, CORNERS  # as other recalls may have them
+    fits = FITS
 
     def __init__(self, shape: tuple[int, int, int], told: int, width: int, blocks: int, follow_width: int, field_of_view: float, looks: int = 32) -> None:
         super().__init__()
@@ -165,17 +165,20 @@ class Recall(nn.Module):
         """
         colours = self.colour(picture[None].to(self.colour.weight.dtype)).float()
         guess = torch.cat([guess[:2], F.normalize(guess[2:4], dim=0), torch.zeros_like(guess[4:])])
+        places = self._fit(self._alike(colours, guess)[:, None], picture)
+        return torch.cat([places[..., :5], places[..., 4:5], turned(pace, places[..., 2:4])], -1)
+
+    def _alike(self, colours: Tensor, guess: Tensor) -> Tensor:
+        """Return the place guessed [8] and others [n, 8], each in another corner, from where it roughly looks like the colours [1, 3, h, w] of a frame."""
         places, looks = self.atlas()
-        order = (looks - self._rough(colours)).square().mean(1).argsort()[: 10 * self.corners]
-        near = torch.cdist(places[order, :2], places[order, :2]) < self.apart[0]
-        alike = (near & (places[order, 2:4] @ places[order, 2:4].mT > self.apart[1])).cpu().numpy()
+        order = (looks - self._rough(colours)).square().mean(1).argsort()[: 10 * CORNERS]
+        near = torch.cdist(places[order, :2], places[order, :2]) < APART[0]
+        alike = (near & (places[order, 2:4] @ places[order, 2:4].mT > APART[1])).cpu().numpy()
         chosen: list[int] = []
         for number, row in enumerate(alike):
-            if len(chosen) < self.corners and not row[chosen].any():
+            if len(chosen) < CORNERS and not row[chosen].any():
                 chosen.append(number)
-        places = torch.cat([guess[None], places[order[chosen]]])[:, None]
-        places = self._fit(places, picture)
-        return torch.cat([places[..., :5], places[..., 4:5], turned(pace, places[..., 2:4])], -1)
+        return torch.cat([guess[None], places[order[chosen]]])
 
     def atlas(self) -> tuple[Tensor, Tensor]:
         """Return places wherever somebody can stand [n, 8], their headings a golden angle apart, and what they roughly look like [n, d]; made once."""
