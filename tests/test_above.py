@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from world_model.above import Ground, RecallFromAbove
+from world_model.above import FENCE, Ground, RecallFromAbove
 from world_model.recall import PLACE
 from world_model.training.recall import TexelOptimizer
 
@@ -80,25 +80,27 @@ def test_a_driver_is_found_where_the_picture_says(painted: RecallFromAbove) -> N
 
 @torch.no_grad()
 def test_a_driver_is_found_without_a_guess(painted: RecallFromAbove, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Anywhere he may be, by what his last picture shows alone."""
+    """Anywhere he may be, by what his last two pictures show alone."""
     monkeypatch.setattr(painted, "guess", lambda *given: place(0.7, 0.3, 3.0)[None, None])
     for x, y, angle in ((0.45, 0.5, 0.4), (0.3, 0.65, 3.0), (0.6, 0.35, -1.8)):
-        true = place(x, y, angle)[None, None]
-        found = painted.find(painted.remember(true)[:, :, :-1].expand(-1, 2, -1, -1, -1), torch.zeros(1, 2, 2, 3))
-        assert float((found - true)[..., :4].abs().max()) < 0.01
+        went, turn = torch.tensor([0.004 * math.cos(angle), 0.004 * math.sin(angle)]), 0.03
+        drive = torch.stack([place(x - float(went[0]), y - float(went[1]), angle - turn), place(x, y, angle)])[None]
+        found = painted.find(painted.remember(drive)[:, :, :-1], torch.zeros(1, 2, 2, 3))[0, 0]
+        assert float((found[:4] - drive[0, 1, :4]).abs().max()) < 0.01
+        assert float((found[6:] - went).abs().max()) < 0.001 and abs(float(found[4]) - turn) < 0.01, "and how fast he goes"
 
 
 @torch.no_grad()
 def test_there_is_a_fence_around_the_map(painted: RecallFromAbove) -> None:
-    ahead = painted.expect(torch.zeros(1, 4, 2, 3), place(0.95, 0.5, 0.0, step=(0.03, 0.0))[None, None])
-    assert ahead[0, :, 0].tolist() == pytest.approx([0.98, 1, 1, 1]) and ahead[0, 2:, 6].abs().max() < 1e-6, "nobody drives on against it"
+    ahead = painted.expect(torch.zeros(1, 4, 2, 3), place(0.9, 0.5, 0.0, step=(0.03, 0.0))[None, None])
+    assert ahead[0, :, 0].tolist() == pytest.approx([0.93, 1 - FENCE, 1 - FENCE, 1 - FENCE]) and ahead[0, 2:, 6].abs().max() < 1e-6, "nobody drives through it"
 
 
 @torch.no_grad()
 def test_what_lies_over_the_ground_is_not_taken_from_the_memory(painted: RecallFromAbove) -> None:
     covers = painted.memory.covers.clone()
     painted.memory.covers[..., 32:, :] = 50
-    known = painted.known()
+    known = painted.remembers()
     painted.memory.covers.copy_(covers)
     assert known.shape == (1, 1, 16, 32) and known[..., 8:, :].max() < 1e-6 < 0.9 < known[..., :8, :].min()
 

@@ -111,13 +111,13 @@ def follow(seen: np.ndarray, tick: int) -> dict[str, float]:
     return held | ({"gas": 1.0} if tick % 3 == 0 and abs(aside) < 25 else {})
 
 
-def test_who_follows_the_road_has_one() -> None:
-    """In the real game 0.22 to 0.25 of what such a driver sees is road, for ever; here it is for some seconds, and then he is beside it."""
+def test_who_follows_the_road_has_one_for_ever() -> None:
+    """In the real game 0.22 to 0.25 of what such a driver sees is road, and here, too."""
     racing, streams, shares = World.load("racing"), list(range(0, 24, 6)), []
     stream = racing.stream(seed=streams, start=streams)
     frames = stream.tick([[]] * len(streams))
-    for tick in range(40):
+    for tick in range(160):
         seen = road(frames)
         frames = stream.tick([follow(each, tick) for each in seen])
         shares.append(seen.mean((1, 2)))
-    assert np.mean(shares) > 0.15
+    assert np.mean(shares[100:], 0).min() > 0.15, np.mean(shares[100:], 0)

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from world_model.kept import Kept
 from world_model.memory import SCALE, from_map, look_up, middles, on_map
-from world_model.recall import PLACE, STEP, SWERVE, Recall, along, turned
+from world_model.recall import STEP, SWERVE, Recall, along, turned
 
 COVERING = 0.005  # the mean square by which pictures may be worse before a pixel is taken for what moves with the body
 ABOVE_GROUND = -3.0  # how much of a picture moves with the body, before anything is learnt, as a logit
 TURN = 0.1  # radians, the unit of turns in what is reckoned of a drive
 PACE = STEP / 5  # of the map, that of steps
 SOUGHT = 3072  # places in the atlas that are tried
-SEARCH = (512, 4, 0.008, 2), (256, 6, 0.006, 2), (128, 8, 0.004, 2), (48, 12, 0.002, 1), (24, 0, 0.0, 1)  # how many are kept; others near them; how near; pixels
+SEARCH = (512, 4, 0.008, 2), (256, 6, 0.006, 2), (128, 8, 0.004, 2), (48, 12, 0.002, 1), (24, 0, 0.0, 1)  # kept; tried near each; how near; pixels
 TURNS = 20.0  # radians by which these are turned, to how far on the map they are moved
+AGAIN = 4  # times that a place is fitted to the frame before
+FENCE = 0.06  # of the map: from its ends to the fence around what is known well
 FASTEST = 0.5  # radians in a frame
 
 
@@ -138,8 +140,8 @@ class RecallFromAbove(Recall):
         return [self.memory, self.encode, self.colour, self.ego]
 
     @torch.no_grad()
-    def known(self) -> Tensor:
-        return self._kept("known", lambda: self.memory.bare(*self.shape[1:]), self.memory.covers)
+    def remembers(self) -> Tensor:
+        return self._kept("remembers", lambda: self.memory.bare(*self.shape[1:]), self.memory.covers)
 
     def drive(self, places: Tensor, actions: Tensor) -> Tensor:
         """Return the places [..., 8] one frame after others, for actions [..., history * n]."""
@@ -148,8 +150,19 @@ class RecallFromAbove(Recall):
         known = torch.cat([actions.float(), ahead, turn / TURN], -1)
         more = self.ego(known.to(next(self.ego.parameters()).dtype)).float()
         step, turn = turned(PACE * (ahead + more[..., :2]), heading), turn + TURN * more[..., 2:]
-        moved = (position + step).clamp(0, 1)  # there is a fence around the map
+        moved = (position + step).clamp(FENCE, 1 - FENCE)
         return torch.cat([moved, turned(heading, along(turn)), turn, torch.zeros_like(turn), moved - position], -1)
+
+    @torch.no_grad()
+    def find(self, seen: Tensor, actions: Tensor) -> Tensor:
+        """Return the places [b, 1, 8] of the last of some frames, as `Recall.find`; where the frame before it was taken tells the last step and turn."""
+        found = super().find(seen, actions)
+        before = found
+        for _ in range(AGAIN):
+            before = torch.cat([self._fit(place[None], frames[-2]) for place, frames in zip(before, seen.float(), strict=True)])
+        (cosine, sine), step = turned(found[..., 2:4], before[..., 2:4] * found.new_tensor([1, -1])).split(1, -1), found[..., :2] - before[..., :2]
+        turn = torch.atan2(sine, cosine)
+        return torch.cat([found[..., :4], turn, torch.zeros_like(turn), step], -1)
 
     def expect(self, actions: Tensor, place: Tensor) -> Tensor:
         return torch.cat([place := self.drive(place, action) for action in actions.flatten(2).split(1, 1)], 1)
@@ -182,10 +195,7 @@ class RecallFromAbove(Recall):
         return places
 
     def _pace(self, actions: Tensor) -> Tensor:
-        place = actions.new_tensor([[[0.0, 0.0, 1.0] + [0.0] * (PLACE - 3)]])
-        for action in actions.flatten(1):
-            place = self.drive(place, action[None, None])
-        return turned(place[0, 0, 6:], place[0, 0, 2:4] * place.new_tensor([1, -1]))
+        return actions.new_zeros(2)  # how fast he drives only two places tell
 
     def _moved(self, place: Tensor, shift: Tensor, angle: Tensor, up: Tensor) -> Tensor:
         position, heading, turn, nothing, last = place.split((2, 2, 1, 1, 2), -1)

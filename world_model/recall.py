@@ -314,7 +314,7 @@ class Recall(nn.Module):
         shift = turned(shift, heading)
         return torch.cat([position + shift, turned(heading, along(angle)), height + up, earlier, last + SWERVE * shift], -1)
 
-    def known(self) -> Tensor | float:
+    def remembers(self) -> Tensor | float:
         """Return how much of a frame can be remembered: all, or a share for each position [1, 1, h, w]."""
         return 1.0
 

@@ -170,13 +170,14 @@ MAP_STEP = 16  # in the game's own units: a map keeps its size when more is coll
 
 @dataclass(frozen=True)
 class LatentClips:
-    """All latents [n, c, h, w] (bfloat16) of a set of clips, with their actions."""
+    """All latents [n, c, h, w] (bfloat16) of a set of clips, with their actions, seen `from_above` or not (`world_model.above`)."""
 
     clips: Clips
     latents: Tensor
+    from_above: bool = False
 
     @classmethod
-    def encode(cls, clips: Clips, autoencoder: Autoencoder, path: Path) -> "LatentClips":
+    def encode(cls, clips: Clips, autoencoder: Autoencoder, path: Path, *, from_above: bool = False) -> "LatentClips":
         """Encode all frames once and keep them at `path`; again if these are other clips or it is another autoencoder."""
         of = cls._name(clips, autoencoder)
         if is_first() and not (path.exists() and cls._read(path).get("of") == of):
@@ -186,7 +187,7 @@ class LatentClips:
                 print(f"encoding {min(i + 4096, len(clips.frames))}/{len(clips.frames)} frames", flush=True)
             save({"of": of, "latents": torch.cat(parts)}, path)
         wait_for_all()
-        return cls(clips, cls._read(path)["latents"])
+        return cls(clips, cls._read(path)["latents"], from_above)
 
     @staticmethod
     def _name(clips: Clips, autoencoder: Autoencoder) -> str:
@@ -216,16 +217,16 @@ class LatentClips:
     def places(self) -> Tensor:
         """The true places [n, 8] (`world_model.recall`), on a map that ends at multiples of MAP_STEP around all positions; zeros where they are unknown.
 
-        Where no heights are told, the last turn stands for them (`world_model.above`).
+        Of who is seen from above it is not the heights that are told, but his last turn.
         """
         states, (low, span) = torch.from_numpy(self.clips.states), self.map
         heading, height = states[:, 2:3].deg2rad(), states[:, 3:] - states[:, 3].median()
         begins = torch.zeros(len(states), 1, dtype=torch.bool)
         begins[torch.from_numpy(self.clips.bounds[:-1])] = True
         earlier, came_from, looked = (torch.where(begins, now, now.roll(1, 0)) for now in (height, states[:, :2], heading))
-        turn = heading - looked
-        heights = torch.cat([height, earlier], 1) / span if height.any() else F.pad(torch.atan2(turn.sin(), turn.cos()), (0, 1))
-        return torch.cat([(states[:, :2] - low) / span, along(heading), heights, (states[:, :2] - came_from) / span], 1)
+        turn = torch.atan2((heading - looked).sin(), (heading - looked).cos())
+        rest = F.pad(turn, (0, 1)) if self.from_above else torch.cat([height, earlier], 1) / span
+        return torch.cat([(states[:, :2] - low) / span, along(heading), rest, (states[:, :2] - came_from) / span], 1)
 
     @cached_property
     def map(self) -> tuple[Tensor, Tensor]:

@@ -107,8 +107,9 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     sharpen(recipe.autoencoder, autoencoder, train, held_out, out)
     if stage == "autoencoder":
         return
-    latents = LatentClips.encode(train, autoencoder, out / "latents_train.pt")
-    held_out_latents = LatentClips.encode(held_out, autoencoder, out / "latents_held_out.pt")
+    from_above = recipe.student.model.from_above
+    latents = LatentClips.encode(train, autoencoder, out / "latents_train.pt", from_above=from_above)
+    held_out_latents = LatentClips.encode(held_out, autoencoder, out / "latents_held_out.pt", from_above=from_above)
     begin_weights, teacher = adopt(given, recipe) if given else None, None
     if recipe.student.model.recall_width:
         torch.manual_seed(0)
