@@ -126,9 +126,7 @@ RECIPES: dict[str, Callable[[], WorldRecipe]] = {
         ),
         ladder=(1.0, 0.7, 0.2),
     ),
-    "racing": lambda: replace(
-        thinned(seen_from_above(recalling(derive(SOURCES["racing"].origin), 1280), VIEW), 3, 2), recall_least=0.65, rollback=0
-    ),
+    "racing": lambda: replace(thinned(seen_from_above(recalling(derive(SOURCES["racing"].origin), 1280), VIEW), 3, 2), rollback=0),
 }
 
 
