@@ -116,8 +116,8 @@ def test_who_follows_the_road_has_one_for_ever() -> None:
     racing, streams, shares = World.load("racing"), list(range(0, 24, 6)), []
     stream = racing.stream(seed=streams, start=streams)
     frames = stream.tick([[]] * len(streams))
-    for tick in range(160):
+    for tick in range(120):
         seen = road(frames)
         frames = stream.tick([follow(each, tick) for each in seen])
         shares.append(seen.mean((1, 2)))
-    assert np.mean(shares[100:], 0).min() > 0.15, np.mean(shares[100:], 0)
+    assert np.mean(shares[60:], 0).min() > 0.15, np.mean(shares[60:], 0)

@@ -302,7 +302,7 @@ class Transformer(nn.Module):
         if self.config.motion_channels:
             assert before is not None, "a model with motion compensation needs the frames before"
             assert (recalled is not None) == bool(self.config.recall_width), "a model that recalls needs what is remembered"
-            least = self.config.recall_least and self.recall.remembers() * self.config.recall_least
+            least = self.recall.remembers() * self.config.recall_least if self.config.recall_width else 0.0
             x0 = x0 + self.motion(x, before, tokens, e, recalled, refined, least)
         if self.config.stands_still:
             assert before is not None and actions is not None, "a model that stands still needs the frames before, and actions"
