@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from tiny import see_colours
 
 from world_model.above import FENCE, Ground, RecallFromAbove
 from world_model.recall import PLACE
@@ -50,15 +51,7 @@ def painted() -> RecallFromAbove:
     with torch.no_grad():
         recall.memory.begin(torch.rand(500, 2), VIEW, torch.zeros(3))
         recall.memory.ground.copy_(torch.nn.functional.interpolate(torch.randn(1, 3, 24, 24), (128, 128), mode="bilinear"))
-        enter, leave = recall.encode[1], recall.encode[-1]
-        for layer in (enter, leave):
-            layer.weight.zero_()
-        for colour in range(3):
-            enter.weight[colour, 16 * colour : 16 * colour + 16, 1, 1] = 1 / 16
-            leave.weight[colour, colour, 1, 1] = 1
-        for layer in (enter, leave, recall.colour):
-            layer.bias.zero_()
-        recall.colour.weight.copy_(torch.eye(3)[..., None, None])
+        see_colours(recall)
     return recall
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import make_world
+from tiny import make_world, see_colours
 from torch import Tensor
 
 from world_model.memory import EYE, Memory
@@ -60,15 +60,7 @@ def painted() -> Recall:
         memory.flats.copy_(torch.nn.functional.interpolate(torch.randn(2, 3, 16, 16), (64, 64), mode="bilinear"))
         memory.seen[:, -3:] = torch.nn.functional.interpolate(torch.randn(1, 3, 8, 8), memory.seen.shape[2:], mode="bilinear")
         memory.walls.zero_()
-        enter, leave = recall.encode[1], recall.encode[-1]
-        for layer in (enter, leave):
-            layer.weight.zero_()
-        for colour in range(3):
-            enter.weight[colour, 16 * colour : 16 * colour + 16, 1, 1] = 1 / 16
-            leave.weight[colour, colour, 1, 1] = 1
-        for layer in (enter, leave, recall.colour):
-            layer.bias.zero_()
-        recall.colour.weight.copy_(torch.eye(3)[..., None, None])
+        see_colours(recall)
     return recall
 
 

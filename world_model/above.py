@@ -126,7 +126,7 @@ class RecallFromAbove(Recall):
     """Follow drivers seen from above, and remember latent frames by their places. In these the last turn, in radians, stands for the eye's height."""
 
     memory: Ground  # type: ignore[assignment]
-    fits = 0.02  # roads look alike
+    fits, swings = 0.02, FASTEST  # roads look alike
 
     def _make_memory(self, size: tuple[int, int], width: int, field_of_view: float) -> Ground:  # type: ignore[override]
         return Ground(size, width)
@@ -167,11 +167,8 @@ class RecallFromAbove(Recall):
     def expect(self, actions: Tensor, place: Tensor) -> Tensor:
         return torch.cat([place := self.drive(place, action) for action in actions.flatten(2).split(1, 1)], 1)
 
-    def settled(self, before: Tensor, place: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
-        position, heading, turn, step = place.split((2, 2, 2, 2), -1)
-        heading = heading / heading.norm(dim=-1, keepdim=True).clamp(min=1)
-        place = torch.cat([position.clamp(-0.5, 1.5), heading, turn.clamp(-FASTEST, FASTEST), step.clamp(-STEP, STEP)], -1)
-        return place, self._believed(before, place, picture)
+    def _slide(self, places: Tensor, moved: Tensor) -> Tensor:
+        return moved  # nothing is in the way
 
     def go_on(self, before: Tensor, action: Tensor, place: Tensor, shown: Tensor) -> Tensor:
         """Return the places [b, runs, 8] of the frames after `before`; whoever does nothing rolls on. Arguments as in `Recall.go_on`."""

@@ -57,7 +57,7 @@ class Recall(nn.Module):
         looks: channels of its convolutions.
     """
 
-    fits = FITS
+    fits, swings = FITS, BOB  # as other recalls may have them
 
     def __init__(self, shape: tuple[int, int, int], told: int, width: int, blocks: int, follow_width: int, field_of_view: float, looks: int = 32) -> None:
         super().__init__()
@@ -250,13 +250,10 @@ class Recall(nn.Module):
         """
         position, heading, heights, step = place.split(2, -1)
         heading = heading / heading.norm(dim=-1, keepdim=True).clamp(min=1)
-        place = torch.cat([position.clamp(-0.5, 1.5), heading, heights.clamp(-BOB, BOB), step.clamp(-STEP, STEP)], -1)
-        return place, self._slide(place, self._believed(before, place, picture))
-
-    def _believed(self, before: Tensor, place: Tensor, picture: Tensor) -> Tensor:
-        """Return aligned places [b, runs, 8], the less so the less frames look like what is remembered; arguments as in `settled`."""
+        place = torch.cat([position.clamp(-0.5, 1.5), heading, heights.clamp(-self.swings, self.swings), step.clamp(-STEP, STEP)], -1)
         doubt = (before - picture[:, :, :-1]).float().square().mean((2, 3, 4)) / DOUBTFUL
-        return torch.lerp(place, self.align(place, before, picture), 1 / (1 + doubt.square())[..., None])
+        aligned = torch.lerp(place, self.align(place, before, picture), 1 / (1 + doubt.square())[..., None])
+        return place, self._slide(place, aligned)
 
     def go_on(self, before: Tensor, action: Tensor, place: Tensor, shown: Tensor) -> Tensor:
         """Return the places [b, runs, 8] of the frames after `before` [b, runs, c, h, w] under an action [b, runs, history, n].

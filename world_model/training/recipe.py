@@ -38,9 +38,9 @@ class WorldRecipe:
     under other actions is left in the frame that is shown next: with 0.85 the race track, with 0.92 the maze obeys as well without a rollback as with one.
     It sees ``context`` blocks of context, if not as many as in training: with a memory of places 9 are as good as 17. And it takes at least
     ``recall_least`` of what it remembers, if not as much as in training: a network that learns with more of it learns to wash it out.
-    ``rollback`` is its depth by default. No steps of distillation are made unless they are asked for: it made the maze sharper and
-    quicker to obey, but there the sharpening fed on itself once nothing was pressed for ten seconds. Nor is a teacher of its own: the student learns to be one,
-    too, in a fifth of its clips.
+    ``rollback`` is its depth by default. No steps of distillation are made unless they are asked for: it made the maze sharper and quicker to obey,
+    but there the sharpening fed on itself once nothing was pressed for ten seconds. Nor is a teacher of its own: the student learns to be one, too, in a fifth
+    of its clips.
     """
 
     origin: Origin
