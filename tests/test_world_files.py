@@ -294,6 +294,7 @@ REFUSED = {
     "no actions": (("transformer", "num_actions"), 0),
     "negative eps": (("transformer", "eps"), -1.0),
     "another prediction": (("transformer", "prediction"), "noise"),
+    "bodies without a memory": (("transformer", "bodies"), 3),
     "more of a memory than there is": (("transformer", "recall_least"), 1.5),
     "no patch": (("autoencoder", "patch"), 0),
     "no channels": (("autoencoder", "channels"), []),

@@ -5,6 +5,7 @@ from dataclasses import asdict
 import torch
 
 from world_model.autoencoder import Autoencoder, AutoencoderConfig
+from world_model.bodies import BODY
 from world_model.card import ActionSpec, Card
 from world_model.context import ContextConfig
 from world_model.recall import Recall
@@ -13,7 +14,7 @@ from world_model.transformer import Transformer, TransformerConfig
 from world_model.world import World
 
 
-def make_world(block_frames: int = 1, seed: int = 0, recall_width: int = 0) -> World:
+def make_world(block_frames: int = 1, seed: int = 0, recall_width: int = 0, bodies: int = 0) -> World:
     """Return a world of 32 x 32 frames with random weights everywhere, so that actions, levels and the past all matter."""
     torch.manual_seed(seed)
     actions = (ActionSpec("forward", ("up", "w"), "Walk"), ActionSpec("turn_left", ("left",), "Turn left"), ActionSpec("turn_right", ("right",), "Turn right"))
@@ -21,7 +22,7 @@ def make_world(block_frames: int = 1, seed: int = 0, recall_width: int = 0) -> W
     transformer = Transformer(
         TransformerConfig(
             dim=48, ffn_dim=96, num_heads=2, num_layers=2, in_channels=8, patch_size=(1, 2), freq_dim=32, num_actions=3,
-            places=(4, 2), motion_channels=16, motion_blocks=1, recall_width=recall_width, recall_blocks=1, follow_width=16,
+            places=(4, 2), motion_channels=16, motion_blocks=1, recall_width=recall_width, recall_blocks=1, follow_width=16, bodies=bodies,
         )
     )  # fmt: skip
     window = WindowConfig(ladder=(1.0, 0.8, 0.5, 0.25), block_frames=block_frames, context=ContextConfig(sink=2, cache=6, attention=9))
@@ -43,6 +44,10 @@ def make_world(block_frames: int = 1, seed: int = 0, recall_width: int = 0) -> W
     if recall_width:
         headings = torch.tensor([0.0, 2.0, 4.0])
         starts["places"] = torch.stack([*torch.tensor([[0.3, 0.5, 0.7], [0.6, 0.2, 0.5]]), headings.cos(), headings.sin(), *torch.zeros(4, 3)], 1)
+        if bodies:
+            life, slots = torch.tensor([1.0, 0.5, 3.0, 0.0, 0.0]), torch.rand(num_starts, bodies, BODY)
+            slots[..., 0], slots[..., 5:7], slots[..., 9] = 1, 0, 2
+            starts["places"] = torch.cat([starts["places"], life.expand(num_starts, -1), slots.flatten(1)], 1)
     card = Card(
         format=1, name="tiny", title="Tiny", description="", data_source="random numbers", licence="Apache-2.0", width=32, height=32, fps=17.5,
         actions=actions, rollback=2, num_starts=num_starts, start_frames=start_frames,

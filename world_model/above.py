@@ -164,13 +164,13 @@ class RecallFromAbove(Recall):
         turn = torch.atan2(sine, cosine)
         return torch.cat([found[..., :4], turn, torch.zeros_like(turn), step], -1)
 
-    def expect(self, actions: Tensor, place: Tensor) -> Tensor:
+    def expect(self, actions: Tensor, place: Tensor, chance: Tensor | None = None) -> Tensor:
         return torch.cat([place := self.drive(place, action) for action in actions.flatten(2).split(1, 1)], 1)
 
     def _slide(self, places: Tensor, moved: Tensor) -> Tensor:
         return moved  # nothing is in the way
 
-    def go_on(self, before: Tensor, action: Tensor, place: Tensor, shown: Tensor) -> Tensor:
+    def go_on(self, before: Tensor, action: Tensor, place: Tensor, shown: Tensor, chance: Tensor | None = None) -> Tensor:
         """Return the places [b, runs, 8] of the frames after `before`; whoever does nothing rolls on. Arguments as in `Recall.go_on`."""
         moved, known = self.drive(shown, action.flatten(2)), self._known(place)
         return moved if bool(known.all()) else torch.where(known, moved, self.guess(before, action))

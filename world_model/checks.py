@@ -13,7 +13,6 @@ from torch import Tensor
 
 from world_model.autoencoder import AutoencoderConfig
 from world_model.card import Card, WorldError
-from world_model.recall import PLACE
 from world_model.stream import WindowConfig
 from world_model.transformer import TransformerConfig
 from world_model.wan.matrix_game import RAW_FRAMES, MatrixGameConfig
@@ -73,6 +72,10 @@ def faults(card: Card, transformer: TransformerConfig, autoencoder: AutoencoderC
         yield "what stands still needs motion_channels and num_actions"
     if transformer.recall_width and not (transformer.motion_channels and transformer.places):
         yield "a memory of places needs places and motion"
+    if not (0 <= transformer.bodies <= 64 and 1 <= transformer.kinds <= 64):
+        yield "there are at most 64 bodies, of at most 64 kinds"
+    if transformer.bodies and (transformer.from_above or not transformer.recall_width):
+        yield "bodies need a memory of places, and not one of places seen from above"
     if transformer.num_actions != len(card.actions):
         yield "num_actions must be the number of actions"
     if autoencoder:
@@ -143,14 +146,14 @@ def check_memory(card: Card, transformer: TransformerConfig, autoencoder: Autoen
         raise ValueError("its layers are too wide for its size.")
 
 
-def start_shapes(card: Card, autoencoder: AutoencoderConfig | None, *, recalls: bool) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the start clips and their places, or of the start pictures of a world whose autoencoder is not its own."""
+def start_shapes(card: Card, autoencoder: AutoencoderConfig | None, *, place: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of start clips and of their places (so many numbers each), or of the start pictures of a world whose autoencoder is not its own."""
     shapes: dict[str, tuple[int, ...]] = {"starts.screens": (card.num_starts, card.height, card.width, 3)}
     if autoencoder:
         many = (card.num_starts, card.start_frames)
         shapes |= {"starts.latents": (*many, *autoencoder.latent_shape), "starts.actions": (*many, len(card.actions))}
-    if recalls:
-        shapes["starts.places"] = (card.num_starts, PLACE)
+    if place:
+        shapes["starts.places"] = (card.num_starts, place)
     return shapes
 
 

@@ -58,6 +58,7 @@ class Recall(nn.Module):
     """
 
     fits, swings = FITS, BOB  # as other recalls may have them
+    chances = 0  # numbers that are drawn for each frame
 
     def __init__(self, shape: tuple[int, int, int], told: int, width: int, blocks: int, follow_width: int, field_of_view: float, looks: int = 32) -> None:
         super().__init__()
@@ -96,20 +97,29 @@ class Recall(nn.Module):
         """What is learnt of a map and of how actions move on it; the rest guesses places."""
         return [self.memory, self.encode, self.colour, self.ego, self.glide]
 
+    @property
+    def exact(self) -> list[nn.Module]:
+        """What computes in float32: what is read from a map are places on it, and few numbers are faster in it."""
+        return [self.memory, self.ego]
+
     @torch.no_grad()
-    def follow(self, before: Tensor, actions: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    def follow(self, before: Tensor, actions: Tensor, place: Tensor, others: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the places [b, f, 8], float32, of frames that come in runs of equal length, and what is remembered from there [b, f, c, h, w].
 
         Args:
             before: the frame before each, [b, f, c, h, w].
             actions: [b, f, history, n], the actions that led to each, its own last.
             place: [b, runs, 8], where the frame before each run was taken, or zeros.
+            others: what is known of places besides the player's own [b, f, numbers], in worlds with bodies (`world_model.bodies`).
         """
+        known = () if others is None else others.unflatten(1, (place.shape[1], -1)).unbind(2)
         steps = (t.unflatten(1, (place.shape[1], -1)).unbind(2) for t in (before, actions))
         picture = self.remember(place)
         places, pictures = [], []
-        for frame, action in zip(*steps, strict=True):
+        for number, (frame, action) in enumerate(zip(*steps, strict=True)):
             place = self.go_on(frame, action, *self.settled(frame, place, picture))
+            if known:
+                place = torch.cat([place[..., :PLACE], known[number]], -1)
             picture = self.remember(place)
             places.append(place)
             pictures.append(picture)
@@ -208,7 +218,7 @@ class Recall(nn.Module):
             places = self.align(places[kept], seen.expand(len(kept), 1, -1, -1, -1), views[kept], coarse)
         return places
 
-    def expect(self, actions: Tensor, place: Tensor) -> Tensor:
+    def expect(self, actions: Tensor, place: Tensor, chance: Tensor | None = None) -> Tensor:
         """Return the reckoned places [b, f, 8] of frames to come; `place` [b, 1, 8] is that of the frame before."""
         gone = self._gone(actions.flatten(2))
         return torch.cat([place := self.walk(place, step) for step in gone.split(1, 1)], 1)
@@ -255,7 +265,7 @@ class Recall(nn.Module):
         aligned = torch.lerp(place, self.align(place, before, picture), 1 / (1 + doubt.square())[..., None])
         return place, self._slide(place, aligned)
 
-    def go_on(self, before: Tensor, action: Tensor, place: Tensor, shown: Tensor) -> Tensor:
+    def go_on(self, before: Tensor, action: Tensor, place: Tensor, shown: Tensor, chance: Tensor | None = None) -> Tensor:
         """Return the places [b, runs, 8] of the frames after `before` [b, runs, c, h, w] under an action [b, runs, history, n].
 
         `place` and `shown` are what `settled` said of the frames before.

@@ -184,7 +184,7 @@ class SessionWriter:
         input_s: float | None = None,
         flip_s: float | None = None,
         *,
-        state: Mapping[str, float] | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         """Append one uint8 frame [height, width, 3], what led to it as in `Tick`, and a text world's prompt; `state` is the true one of a real environment."""
         if self._container is None:
@@ -305,12 +305,12 @@ class Session:
                 raise SessionError(f"{self.directory / 'digests.txt'} line {number} is not a digest.")
         return digests
 
-    def states(self) -> list[dict[str, float]]:
-        """Return the true state of every frame, or an empty list where none was recorded."""
+    def states(self) -> list[dict[str, Any]]:
+        """Return the true state of every frame, or an empty list where none was recorded: numbers, and under ``bodies`` a list of lists of them."""
         states = []
         for number, line in enumerate(self._lines("state.jsonl") if (self.directory / "state.jsonl").exists() else (), 1):
             try:
-                states.append(msgspec.json.decode(line, type=dict[str, float]))
+                states.append(msgspec.json.decode(line, type=dict[str, float | list[list[float]]]))
             except (msgspec.DecodeError, RecursionError) as error:
                 raise SessionError(f"{self.directory / 'state.jsonl'} line {number} is not a state: {error}.") from error
         return states

@@ -79,7 +79,7 @@ class RollingWindow:
         self.lived = self.actions.new_zeros(batch, config.block_frames + model.config.action_history - 1, model.config.num_actions)  # of the frames before it
         self.clean: Tensor | None = None  # the block finished last, not in the cache yet
         self.last = torch.zeros(batch, 1, *shape, device=self.device)  # the newest finished frame
-        self.place = torch.zeros(batch, 1, PLACE, device=self.device)  # where it was taken, in worlds that recall
+        self.place = torch.zeros(batch, 1, model.config.place_numbers or PLACE, device=self.device)  # where it was taken, in worlds that recall
         self.view: Tensor | None = None  # what is remembered from there, once it was wanted
         self.settled: tuple[Tensor, Tensor] | None = None  # that place, as it was reckoned and as the frame shows it, once it was wanted
         self.recalled: tuple[Tensor, Tensor, Tensor] | None = None  # what the window's first frame was told; all frames' places, and what is remembered there
@@ -238,14 +238,23 @@ class RollingWindow:
         else:
             self.prepare()
             assert self.settled is not None and self.view is not None
-            places, views = recall.go_on(self.last, told, *self.settled), self.view[:, :0]
+            places, views = recall.go_on(self.last, told, *self.settled, self._chance(0, 1)), self.view[:, :0]
         if (ahead := actions[:, places.shape[1] : lasting]).shape[1]:
-            places = torch.cat([places, recall.expect(ahead, places[:, -1:])], 1)
+            chance = self._chance(places.shape[1], places.shape[1] + ahead.shape[1])
+            places = torch.cat([places, recall.expect(ahead, places[:, -1:], chance)], 1)
         if (new := places[:, views.shape[1] :]).shape[1]:
             views = torch.cat([views, recall.remember(new)], 1)
         self.recalled = told, places, views
         views = views[:, : actions.shape[1], :-1]
         return torch.cat([views, views[:, -1:].expand(-1, actions.shape[1] - views.shape[1], -1, -1, -1)], 1)
+
+    def _chance(self, first: int, end: int) -> Tensor | None:
+        """Return what decides what happens in these frames of the window [b, frames, numbers], from 0 to 1, in worlds with bodies: the same in every pass."""
+        if not (number := self.model.recall.chances):
+            return None
+        size = self.config.block_frames
+        noise = torch.cat([self.noise(self.start + block, 0) for block in range(first // size, -(-end // size))], 1)
+        return torch.special.ndtr(noise.flatten(2)[:, first % size :][:, : end - first, :number])
 
     def _finish(self, block: Tensor, actions: Tensor) -> None:
         """Let a block be the past: it is to enter the cache, and the next frame moves its last one."""

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from world_model.above import RecallFromAbove
 from world_model.attention import attention
+from world_model.bodies import BODY, LIFE, RecallBodies
 from world_model.kept import Kept
 from world_model.motion import Motion
 from world_model.packing import Product, join, joined_product
-from world_model.recall import Recall
+from world_model.recall import PLACE, Recall
 
 TIME_BASE = 10000.0
 
@@ -39,8 +40,8 @@ class TransformerConfig:
     about the middle, which relative positions alone do not tell. ``motion_channels``, if not 0, is the width of motion compensation
     (`world_model.motion`, with ``motion_blocks`` residual pairs), whose prediction is added to the head's; ``recall_width``, if not 0, are the texels along
     the map of the memory of places which it is given (`world_model.recall`, with ``recall_blocks`` residual pairs, for pictures of a horizontal
-    ``field_of_view`` in degrees, or seen ``from_above``, as in `world_model.above`), ``recall_least`` how much of it is taken in any case, and
-    ``follow_width`` is the width of the network which guesses places.
+    ``field_of_view`` in degrees, or seen ``from_above``, as in `world_model.above`, or with at most so many ``bodies`` of so many ``kinds``, as in
+    `world_model.bodies`), ``recall_least`` how much of it is taken in any case, and ``follow_width`` is the width of the network which guesses places.
     The published checkpoints have none of these.
     Every frame is told the last ``action_history`` actions up to its own: bodies have inertia, and a game may turn more slowly at first. With ``stands_still``
     a frame that is told of none is the frame before it, in worlds where nothing moves but the player: what little a network would change feeds on itself.
@@ -62,6 +63,8 @@ class TransformerConfig:
     follow_width: int = 512
     field_of_view: float = 90.0
     from_above: bool = False
+    bodies: int = 0
+    kinds: int = 1
     num_actions: int = 0
     action_history: int = 1
     stands_still: bool = False
@@ -69,6 +72,11 @@ class TransformerConfig:
     text_len: int = 0
     eps: float = 1e-6
     prediction: str = "x0"
+
+    @property
+    def place_numbers(self) -> int:
+        """How many numbers a place has; 0 in worlds without a memory."""
+        return (PLACE + (LIFE + self.bodies * BODY if self.bodies else 0)) if self.recall_width else 0
 
     @property
     def head_width(self) -> int:
@@ -217,8 +225,11 @@ class Transformer(nn.Module):
             assert config.places is not None, "a memory of places needs frames of one size"
             height, width = (places * patch for places, patch in zip(config.places, config.patch_size, strict=True))
             shape, told = (config.in_channels, height, width), config.action_history * config.num_actions
-            make = RecallFromAbove if config.from_above else Recall
-            self.recall = make(shape, told, config.recall_width, config.recall_blocks, config.follow_width, config.field_of_view)
+            sizes = config.recall_width, config.recall_blocks, config.follow_width, config.field_of_view
+            if config.bodies:
+                self.recall: Recall = RecallBodies(shape, told, *sizes, config.bodies, config.kinds)
+            else:
+                self.recall = (RecallFromAbove if config.from_above else Recall)(shape, told, *sizes)
         if config.text_dim:
             self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))

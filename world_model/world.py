@@ -123,7 +123,7 @@ class World:
         except (ValueError, RuntimeError, OverflowError) as error:
             raise WorldError(f"{path} has a card that does not describe a model: {str(error).splitlines()[0]}") from error
         if card.num_starts:
-            expected |= start_shapes(card, autoencoder_config, recalls=bool(transformer_config.recall_width))
+            expected |= start_shapes(card, autoencoder_config, place=transformer_config.place_numbers)
         tensors = read_tensors(path, expected)
         for part, module in modules.items():
             state = {name.removeprefix(part + "."): t.to(target, dtype) for name, t in tensors.items() if name.startswith(part + ".")}
@@ -325,15 +325,14 @@ def begins(start: Any, actions: np.ndarray | None) -> int | tuple[bytes, ...]:
 def lay_out(autoencoder: Autoencoder, transformer: nn.Module, *, packed: bool = True) -> None:
     """Lay weights out as processors multiply them fastest: convolutions channels last, queries, keys and values together, all packed where that can be.
 
-    A memory of places and what reckons them stay in float32: what is read from a map are places on it, and few numbers are faster in it.
+    A memory of places and what reckons them stay in float32 (`Recall.exact`).
     """
     together: list[nn.Module] = []
     for convolutions in (autoencoder, *(part for part in transformer.children() if isinstance(part, Motion | Recall))):
         convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if isinstance(convolutions, Recall):
-            convolutions.memory.float()
-            convolutions.ego.float()
-            together += convolutions.ego
+            for part in convolutions.exact:
+                together += part.float().modules()
         elif isinstance(convolutions, Motion):
             convolutions.pack(packed=packed)
             together += (pair.modulation for pair in convolutions.pairs)

@@ -65,7 +65,8 @@ class RealGame:
             if made:
                 parts.append(made)
         frames, actions, states = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return Clips(Path(), frames, actions, states, np.arange(count + 1) * length, self.world.card.action_names)
+        nobody = np.zeros((len(states), 2), np.float32), np.zeros((len(states), 0, 5), np.float32)
+        return Clips(Path(), frames, actions, states, *nobody, np.arange(count + 1) * length, self.world.card.action_names)
 
     def close(self) -> None:
         """End the game."""

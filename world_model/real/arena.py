@@ -35,6 +35,7 @@ ORIGIN = Origin(
 ACTIONS = ORIGIN.action_names
 MOODS = {"hunt": (0.46, 30, 120), "rest": (0.1, 4, 160), "sweep": (0.17, 4, 40), "waste": (0.09, 2, 10), "any": (0.18, 10, 50)}
 DEATH_FRAMES, DEATH = 8, np.array([96, 0, 0], np.float32)
+KINDS = "Demon", "MarineChainsawVzd"  # of monsters
 
 
 class Arena(Doom):
@@ -43,7 +44,8 @@ class Arena(Doom):
     def __init__(self) -> None:
         buttons = dict(zip(ACTIONS, ("TURN_LEFT", "TURN_RIGHT", "ATTACK"), strict=True))
         variables = {"health": "HEALTH", "shots": "AMMO2", "hits": "HITCOUNT", "kills": "KILLCOUNT"}
-        super().__init__("defend_the_center", buttons, variables, render_screen_flashes=True, labels_buffer_enabled=True, episode_timeout=0)
+        settings = {"render_screen_flashes": True, "labels_buffer_enabled": True, "objects_info_enabled": True, "episode_timeout": 0}
+        super().__init__("defend_the_center", buttons, variables, **settings)
         self.dying = 0  # frames since death
 
     def reset(self, seed: int) -> np.ndarray:
@@ -64,12 +66,21 @@ class Arena(Doom):
         if frame is None:
             self.tally["deaths"] += self.dying == 0
             self.dying += 1
+            self.state = {**(before or {}), "health": 0.0}
             share = self.dying / DEATH_FRAMES
             return ((1 - share) * self.last + share * DEATH).astype(np.uint8)
         assert before is not None and self.state is not None
         changes = {name: self.state[name] - before[name] for name in ("shots", "hits", "kills", "health")}
         self.tally.update(shots=-int(changes["shots"]), hits=int(changes["hits"]), kills=int(changes["kills"]), wounds=int(changes["health"] < 0))
         self.last = frame
+        return frame
+
+    def observe(self) -> np.ndarray:
+        """As `Doom.observe`; of every monster its number, its kind, x, y and where it looks, in degrees, are noted, in view or not."""
+        frame = super().observe()
+        assert self.state is not None
+        monsters = [(o.id, KINDS.index(o.name), o.position_x, o.position_y, o.angle) for o in self.seen.objects if o.name in KINDS]
+        self.state["bodies"] = [[round(float(number), 2) for number in monster] for monster in monsters]
         return frame
 
     def monsters(self) -> list[tuple[float, float]]:

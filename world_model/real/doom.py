@@ -38,7 +38,7 @@ class Doom:
             getattr(game, f"set_{name}")(value)
         game.init()
         self.game, self.actions, self.variables = game, tuple(buttons), tuple(names)
-        self.state: dict[str, float] | None = None
+        self.state: dict[str, Any] | None = None
         self.tally: Counter[str] = Counter()
 
     def reset(self, seed: int) -> np.ndarray:

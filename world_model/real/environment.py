@@ -42,7 +42,7 @@ class Environment:
     def __init__(self, env: str, keys: Keys, size: tuple[int, int] | None = None, fps: float | None = None, frame_skip: int | None = None) -> None:
         self.env, self.draws = _open(env)
         self.restart, self.translate = keys.restart, keys.translate(self.env.action_space)
-        self.state: dict[str, float] | None = None
+        self.state: dict[str, Any] | None = None
         self.tally: Counter[str] = Counter()
         self.over = False
         native = float(self.env.metadata.get("render_fps") or 0)

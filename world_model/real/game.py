@@ -26,11 +26,12 @@ class Game(Protocol):
     """A real game in a world's own words.
 
     Attributes:
-        state: what is true after the last frame: ``x``, ``y``, ``angle`` in degrees and whatever else is known; None where nothing is.
+        state: what is true after the last frame: ``x``, ``y``, ``angle`` in degrees and whatever else is known; of what moves by itself, ``bodies``: lists of a
+            number that stays with each, its kind, x, y and angle. None where nothing is.
         tally: how often what happened since the last reset: a shot, a hit, a death.
     """
 
-    state: dict[str, float] | None
+    state: dict[str, Any] | None
     tally: Counter[str]
 
     def reset(self, seed: int) -> np.ndarray:

@@ -53,7 +53,7 @@ class Racing:
 
     def __init__(self) -> None:
         self.game = _open()
-        self.state: dict[str, float] | None = None
+        self.state: dict[str, Any] | None = None
         self.tally: Counter[str] = Counter()
 
     def reset(self, seed: int) -> np.ndarray:

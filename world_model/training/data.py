@@ -16,6 +16,8 @@ import numpy as np
 from world_model.session import Session, SessionError, action_vectors
 
 STATES = ("x", "y", "angle", "z")
+VITALS = ("health", "shots")  # of a player among bodies
+BODY = 5  # numbers of one: its own, kind, x, y and angle in degrees
 
 
 def state_vector(state: Mapping[str, float]) -> list[float]:
@@ -31,6 +33,8 @@ class Clips:
         frames: uint8 [n, height, width, 3], memory-mapped.
         actions: float32 [n, actions]; row n led to frame n.
         states: float32 [n, 4]: x, y, angle in degrees, and z of the eye (`state_vector`); zeros where unknown.
+        vitals: float32 [n, 2]: the player's health and shots; zeros where unknown.
+        bodies: float32 [n, most, 5]: what moves by itself (`world_model.real.game`), as many as there are at most; -1 as its number where there are fewer.
         bounds: int64 [sessions + 1]; session s is rows bounds[s] to bounds[s + 1].
         vocabulary: the action names of the columns.
     """
@@ -39,6 +43,8 @@ class Clips:
     frames: np.ndarray
     actions: np.ndarray
     states: np.ndarray
+    vitals: np.ndarray
+    bodies: np.ndarray
     bounds: np.ndarray
     vocabulary: tuple[str, ...]
 
@@ -58,10 +64,12 @@ class Clips:
             meta = json.loads((cache / "meta.json").read_text())
         except (OSError, json.JSONDecodeError):
             meta = {}
-        if (meta.get("sessions"), meta.get("states")) != (listing, list(STATES)):
+        if (meta.get("sessions"), meta.get("states")) != (listing, [*STATES, *VITALS]):
             meta = _decode(sessions, cache)
-        arrays = [np.load(cache / f"{name}.npy", mmap_mode="r" if name == "frames" else None) for name in ("frames", "actions", "states", "bounds")]
-        return cls(folder, arrays[0][: arrays[3][-1]], arrays[1], arrays[2], arrays[3], tuple(meta["vocabulary"]))
+        names = "actions", "states", "vitals", "bodies", "bounds"
+        actions, states, vitals, bodies, bounds = (np.load(cache / f"{name}.npy") for name in names)
+        frames = np.load(cache / "frames.npy", mmap_mode="r")[: bounds[-1]]
+        return cls(folder, frames, actions, states, vitals, bodies, bounds, tuple(meta["vocabulary"]))
 
     @property
     def knows_states(self) -> bool:
@@ -126,6 +134,8 @@ def _decode(sessions: list[Path], cache: Path) -> dict:
     frames = np.lib.format.open_memmap(cache / "frames.npy", mode="w+", dtype=np.uint8, shape=(total, *size))
     actions = np.zeros((total, len(vocabulary)), np.float32)
     states = np.zeros((total, len(STATES)), np.float32)
+    vitals = np.zeros((total, len(VITALS)), np.float32)
+    crowds: list[list[list[float]]] = []  # the bodies of every frame
     bounds = [0]
     for index, (path, tape) in enumerate(zip(sessions, tapes, strict=True)):
         row = bounds[-1]
@@ -139,14 +149,21 @@ def _decode(sessions: list[Path], cache: Path) -> dict:
         truth = Session(path).states()[:count]
         if truth:
             states[row : row + len(truth)] = [state_vector(state) for state in truth]
+            vitals[row : row + len(truth)] = [[state.get(name, 0.0) for name in VITALS] for state in truth]
+        crowds += [state.get("bodies", []) for state in truth] + [[]] * (count - len(truth))
         bounds.append(row + count)
         if index % 20 == 0:
             print(f"decoding session {index + 1}/{len(sessions)}, {bounds[-1]}/{total} frames", flush=True)
     frames.flush()
     np.save(cache / "actions.npy", actions[: bounds[-1]])
     np.save(cache / "states.npy", states[: bounds[-1]])
+    np.save(cache / "vitals.npy", vitals[: bounds[-1]])
+    bodies = np.full((bounds[-1], max(map(len, crowds), default=0), BODY), -1, np.float32)
+    for known, crowd in zip(bodies, crowds, strict=True):
+        known[: len(crowd)] = crowd or known[:0]
+    np.save(cache / "bodies.npy", bodies)
     np.save(cache / "bounds.npy", np.array(bounds))
-    meta = {"sessions": [path.name for path in sessions], "vocabulary": vocabulary, "states": STATES}
+    meta = {"sessions": [path.name for path in sessions], "vocabulary": vocabulary, "states": [*STATES, *VITALS]}
     (cache / "meta.json.part").write_text(json.dumps(meta))
     os.replace(cache / "meta.json.part", cache / "meta.json")
     return meta

@@ -5,7 +5,7 @@ kept, and a network learns to guess places from single frames. None of it needs 
 hours to learn any of it. Places are learnt by their distance, not by its square: of the square, walls that stop players would take all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from world_model.bodies import RecallBodies
 from world_model.memory import Memory
 from world_model.precision import fast_autocast
-from world_model.recall import Recall, along, turned
+from world_model.recall import PLACE, Recall, along, turned
+from world_model.training.bodies import fate_loss, list_what_happens, meet, notice_loss
 from world_model.training.optimizer import MuonAdamW
 from world_model.training.ranks import average_gradients, count_ranks, normal_like, share
 from world_model.training.run import Run, learning_rate
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 NEARLY = {"finest": -4.0, "coarsest": -2.6}  # how nearly students are told where they are, for `blurred_places`
 RECKONED = 1024  # steps of a player in a batch
+CAREFULLY = 0.3  # by so much less is changed of a place that is known, as bodies in it are learnt
 FLOOR = 1e-6  # of a squared distance: nearer than its root no place needs to be
 
 
@@ -35,13 +38,15 @@ class RecallRecipe:
     """How to learn a map.
 
     In the first part of the steps, ``memory_share``, the memory learns ``memory_batch`` views a step, its texels at ``texel_rate``, and how far actions take
-    the player. In each of the others ``batch`` places are guessed from frames, noised and blurred by up to ``noise`` and ``blur``.
+    the player; where there are bodies, a part of these, ``place_share``, is for the place alone. In each of the others ``batch`` places are guessed from
+    frames, noised and blurred by up to ``noise`` and ``blur``, or bodies are noticed in as many.
     ``view``, for worlds seen from above, is (width, height, how far from the lower edge the player is) of a picture, in the game's own units and in heights.
     """
 
     steps: int = 12000
     view: tuple[float, float, float] | None = None
     memory_share: float = 0.85
+    place_share: float = 0.5
     memory_batch: int = 16
     texel_rate: float = 0.02
     batch: int = 256
@@ -53,7 +58,7 @@ class RecallRecipe:
 
 def begin(recall: Recall, recipe: RecallRecipe, clips: "LatentClips") -> None:
     """Begin to learn a map of the places in these clips."""
-    positions = clips.places[:, :2]
+    positions = (clips.been - clips.map[0]) / clips.map[1]
     if recipe.view is None:
         recall.memory.begin(positions)
         return
@@ -78,7 +83,7 @@ class TexelOptimizer(torch.optim.Adam):
     """Adam for a memory: it knows what the numbers of a map are, and a texel that is seldom seen steps as far as any."""
 
     def __init__(self, memory: Memory, rate: float) -> None:
-        rates = {"matter": 5.0, "shade": 0.25, "heights": 0.15, "steep": 0.15, "horizon": 0.15, "view": 0.05, "covers": 5.0}
+        rates = {"matter": 5.0, "shade": 0.25, "heights": 0.15, "steep": 0.15, "horizon": 0.15, "view": 0.05, "covers": 2.0, "album": 0.2, "lights": 0.05}
         groups = [{"params": [weight], "rate": rate * rates.get(name, 1.0)} for name, weight in memory.named_parameters()]
         super().__init__(groups, rate, betas=(0.9, 0.99), eps=1e-12)
 
@@ -93,7 +98,7 @@ class TexelOptimizer(torch.optim.Adam):
 def reckon_loss(recall: Recall, clips: "LatentClips", steps: int, history: int, rng: np.random.Generator) -> Tensor:
     """Return the mean distance of places that are reckoned from the true one before, by the actions alone: of most, for walls cannot be reckoned."""
     rows, actions = draw_steps(clips, steps, history, rng)
-    return distance(recall.expect(actions, clips.places[rows][:, None]), clips.places[rows + 1][:, None])
+    return distance(recall.expect(actions, clips.own[rows][:, None]), clips.own[rows + 1][:, None])
 
 
 def guess_loss(recall: Recall, clips: "LatentClips", recipe: RecallRecipe, history: int, rng: np.random.Generator) -> Tensor:
@@ -102,7 +107,7 @@ def guess_loss(recall: Recall, clips: "LatentClips", recipe: RecallRecipe, histo
     before, worn = clips.latents[rows][:, None].float(), torch.from_numpy(share(rng.random((count_ranks() * recipe.batch, 2)))).float()
     before = blur(before, recipe.blur * worn[:, 0])
     before = before + recipe.noise * worn[:, 1, None, None, None, None] * normal_like(before)
-    return distance(recall.guess(before, actions), clips.places[rows + 1][:, None])
+    return distance(recall.guess(before, actions), clips.own[rows + 1][:, None])
 
 
 def draw_steps(clips: "LatentClips", steps: int, history: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -121,15 +126,16 @@ def distance(places: Tensor, true: Tensor) -> Tensor:
 def blurred_places(places: Tensor, rng: np.random.Generator, *, finest: float, coarsest: float = -1.0, unknown: float = 0.0) -> Tensor:
     """Return places [..., 8] that are wrong by 10 to a power between `finest` and `coarsest`, and a share of them unknown.
 
-    Heights are wrong by a tenth as much, and last steps by a quarter.
+    Heights are wrong by a tenth as much, and last steps by a quarter. What comes after the player's own place is right.
     """
+    places, others = places[..., :PLACE], places[..., PLACE:]
     size = count_ranks() * places.shape[0], *places.shape[1:-1]
     scale = 10.0 ** rng.uniform(finest, coarsest, size)
     error = torch.from_numpy(share(rng.standard_normal((*size, 3)) * scale[..., None])).float()
     known = torch.from_numpy(share(rng.random(size) >= unknown))[..., None]
     (own, turns), (position, heading, heights, step) = error.split((2, 1), -1), places.split(2, -1)
     heading = turned(heading, along(2 * turns))
-    return known * torch.cat([position + own, heading, heights + own / 10, step + own / 4], -1)
+    return known * torch.cat([position + own, heading, heights + own / 10, step + own / 4, others], -1)
 
 
 def blur(frames: Tensor, share: Tensor) -> Tensor:
@@ -145,24 +151,36 @@ def train_recall(recipe: RecallRecipe, recall: Recall, train: "LatentClips", his
     texels, optimizer = TexelOptimizer(recall.memory, recipe.texel_rate), MuonAdamW(recall, recipe.muon_rate, recipe.adam_rate)
     run = Run(out, "recall", recipe.steps, {"recall": recall, "texels": texels, "optimizer": optimizer})
     drawing = round(recipe.memory_share * recipe.steps)
+    met = round(recipe.place_share * drawing) if isinstance(recall, RecallBodies) else drawing  # a place must be known before it is seen who is in it
     seen: dict[str, list[float]] = {}
     for step in run:
         rng, learns = run.rng(step), step < drawing
+        if isinstance(recall, RecallBodies) and step >= met and train.witness is None:
+            if step == met:
+                list_what_happens(recall.fates, train)
+                meet(recall, train)
+            train = replace(train, witness=recall)
+            _ = train.places  # as it is seen now
         for part in recall.drawn:
             part.requires_grad_(learns)
-        rate = learning_rate(step, drawing) if learns else learning_rate(step - drawing, recipe.steps - drawing)
+        first, last = max(n for n in (0, met, drawing) if n <= step), min(n for n in (met, drawing, recipe.steps) if n > step)
+        rate = learning_rate(step - first, last - first)
         with fast_autocast():
             if learns:
                 loss = memory_loss(recall, train, recipe.memory_batch, rng) + reckon_loss(recall, train, RECKONED, history, rng)
             else:
                 loss = guess_loss(recall, train, recipe, history, rng)
-        loss.backward()
+                loss = loss + notice_loss(recall, train, recipe.batch, rng) if isinstance(recall, RecallBodies) else loss
+            fate = fate_loss(recall, train, history, rng) if isinstance(recall, RecallBodies) and met <= step < drawing else None
+        (loss if fate is None else loss + fate).backward()
         average_gradients(recall.parameters())
         if learns:
-            texels.step_at(rate)
+            texels.step_at(rate if step < met else CAREFULLY * rate)
         torch.nn.utils.clip_grad_norm_(recall.parameters(), 1.0)
         optimizer.step(rate)
         seen.setdefault("memory" if learns else "place", []).append(loss.item())
+        if fate is not None:
+            seen.setdefault("fate", []).append(fate.item())
         if (step + 1) % 50 == 0:
             run.log(step + 1, **{name: float(np.mean(values)) for name, values in seen.items()})
             seen = {}

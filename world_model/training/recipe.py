@@ -81,6 +81,7 @@ def choose_patch(sizes: AutoencoderConfig) -> tuple[int, int]:
 def recalling(recipe: WorldRecipe, width: int = 640) -> WorldRecipe:
     """Return the recipe of a world with one map, of which it shall have a memory; not of one whose every session has another. 0 takes the memory away."""
     model = replace(recipe.student.model, recall_width=width, recall_least=0.5 if width else 0.0)
+    model = model if width else replace(model, bodies=0)
     return replace(recipe, student=replace(recipe.student, model=model), context=9 if width else None, recall_least=0.8 if width else None)
 
 
@@ -88,6 +89,11 @@ def seen_from_above(recipe: WorldRecipe, view: tuple[float, float, float]) -> Wo
     """Return the recipe of a world that recalls what is seen from above, with a `view` as `RecallRecipe` has it."""
     student = replace(recipe.student, model=replace(recipe.student.model, from_above=True))
     return replace(recipe, student=student, recall=replace(recipe.recall, view=view))
+
+
+def peopled(recipe: WorldRecipe, bodies: int, kinds: int) -> WorldRecipe:
+    """Return the recipe of a world whose memory has up to so many bodies of so many kinds in it (`world_model.bodies`)."""
+    return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, bodies=bodies, kinds=kinds)))
 
 
 def standing_still(recipe: WorldRecipe) -> WorldRecipe:

@@ -26,13 +26,15 @@ from torch import Tensor, nn
 
 from world_model.attention import attention, may_look, rotary_table, rotate
 from world_model.autoencoder import Autoencoder
+from world_model.bodies import RecallBodies
 from world_model.context import ContextConfig
 from world_model.noise import AddressedNoise
 from world_model.precision import fast_autocast, fastest
-from world_model.recall import along
+from world_model.recall import PLACE, along
 from world_model.schedule import add_noise
 from world_model.stream import RollingWindow, WindowConfig, hold
 from world_model.training.autoencoder import encode_all
+from world_model.training.bodies import follow_bodies, observe
 from world_model.training.data import Clips
 from world_model.training.optimizer import MuonAdamW
 from world_model.training.ranks import average_gradients, count_ranks, is_first, normal_like, shard, share, wait_for_all, whole
@@ -170,14 +172,19 @@ MAP_STEP = 16  # in the game's own units: a map keeps its size when more is coll
 
 @dataclass(frozen=True)
 class LatentClips:
-    """All latents [n, c, h, w] (bfloat16) of a set of clips, with their actions, seen `from_above` or not (`world_model.above`)."""
+    """All latents [n, c, h, w] (bfloat16) of a set of clips, with their actions, seen `from_above` or not (`world_model.above`).
+
+    With `bodies` (`world_model.bodies`) there are so many at most, and who knows what they look like is their `witness`.
+    """
 
     clips: Clips
     latents: Tensor
     from_above: bool = False
+    bodies: int = 0
+    witness: RecallBodies | None = None
 
     @classmethod
-    def encode(cls, clips: Clips, autoencoder: Autoencoder, path: Path, *, from_above: bool = False) -> "LatentClips":
+    def encode(cls, clips: Clips, autoencoder: Autoencoder, path: Path, *, from_above: bool = False, bodies: int = 0) -> "LatentClips":
         """Encode all frames once and keep them at `path`; again if these are other clips or it is another autoencoder."""
         of = cls._name(clips, autoencoder)
         if is_first() and not (path.exists() and cls._read(path).get("of") == of):
@@ -187,7 +194,14 @@ class LatentClips:
                 print(f"encoding {min(i + 4096, len(clips.frames))}/{len(clips.frames)} frames", flush=True)
             save({"of": of, "latents": torch.cat(parts)}, path)
         wait_for_all()
-        return cls(clips, cls._read(path)["latents"], from_above)
+        return cls(clips, cls._read(path)["latents"], from_above, bodies)
+
+    def witnessed(self, model: Transformer, like: "LatentClips | None" = None) -> "LatentClips":
+        """Return the same with a model's memory as the witness of bodies, if it has any, on the map of others `like` these."""
+        clips = self if not isinstance(getattr(model, "recall", None), RecallBodies) else replace(self, witness=model.recall)  # type: ignore[arg-type]
+        if like is not None:
+            clips.__dict__["map"] = like.map
+        return clips
 
     @staticmethod
     def _name(clips: Clips, autoencoder: Autoencoder) -> str:
@@ -207,7 +221,7 @@ class LatentClips:
 
         Returns:
             latents [batch, sink + frames, c, h, w], the actions that led to them [batch, sink + frames, history, actions], and their true places
-            [batch, sink + frames, 8].
+            [batch, sink + frames, numbers].
         """
         length = layout.sink + layout.frames
         rows = self.with_sinks(self.draw_starts(length, layout.sink + layout.offset - 1, batch, rng, stands_out), layout.sink, length, rng)
@@ -217,8 +231,18 @@ class LatentClips:
     def places(self) -> Tensor:
         """The true places [n, 8] (`world_model.recall`), on a map that ends at multiples of MAP_STEP around all positions; zeros where they are unknown.
 
-        Of who is seen from above it is not the heights that are told, but his last turn.
+        Of who is seen from above it is not the heights that are told, but his last turn. Those that have a witness go on with life and bodies.
         """
+        return self.own if self.witness is None else observe(self.witness, self)
+
+    @cached_property
+    def told(self) -> Tensor:
+        """What the game told of life and bodies [n, numbers]."""
+        return follow_bodies(self.clips, self.bodies, *self.map)
+
+    @cached_property
+    def own(self) -> Tensor:
+        """The true places of the player alone [n, 8]."""
         states, (low, span) = torch.from_numpy(self.clips.states), self.map
         heading, height = states[:, 2:3].deg2rad(), states[:, 3:] - states[:, 3].median()
         begins = torch.zeros(len(states), 1, dtype=torch.bool)
@@ -231,9 +255,15 @@ class LatentClips:
     @cached_property
     def map(self) -> tuple[Tensor, Tensor]:
         """Where the map begins [2], and how long it is, in the game's own units."""
-        positions = torch.from_numpy(self.clips.states)[:, :2] / MAP_STEP
+        positions = self.been / MAP_STEP
         low, high = positions.amin(0).floor() * MAP_STEP, positions.amax(0).ceil() * MAP_STEP
         return low, (high - low).max().clamp(min=MAP_STEP)
+
+    @cached_property
+    def been(self) -> Tensor:
+        """Where somebody has been [m, 2], in the game's own units: the player, and bodies."""
+        bodies = self.clips.bodies[self.clips.bodies[..., 0] >= 0][:, 2:4] if self.bodies else self.clips.states[:0, :2]
+        return torch.from_numpy(np.concatenate([self.clips.states[:, :2], bodies]))
 
     def prices(self, known: Tensor, stands_out: float) -> Tensor:
         """Return what errors count at each position of frames soon after latent frames [..., c, h, w] that are known: [..., h, w], one in the mean."""
@@ -316,7 +346,8 @@ def clip_loss(
     noisy = add_noise(target, normal_like(target), _wide(sigma))
     grid = (latents.shape[3] // config.patch_size[0], latents.shape[4] // config.patch_size[1])
     attend, windows = layout.attention(grid, config.head_width), (layout.count, layout.size)
-    place = blurred_places(layout.before_windows(places), rng, **NEARLY, unknown=0.03)
+    place = blurred_places(layout.before_windows(places), rng, **NEARLY, unknown=0.0 if config.bodies else 0.03)
+    others = places[:, sink + layout.offset :, PLACE:] if config.bodies else None
 
     def denoise(known: Tensor, noisy: Tensor, sigma: Tensor, held: Tensor, before: Tensor) -> Tensor:
         x = torch.cat([latents[:, :sink], known[:, : -layout.size], noisy], 1)
@@ -324,7 +355,7 @@ def clip_loss(
         recalled = None
         if config.recall_width:
             with torch.no_grad():  # it has learnt before, in a stage of its own
-                recalled = model.recall.follow(before, held.flatten(1, 2), place)[1]  # type: ignore[operator,union-attr]
+                recalled = model.recall.follow(before, held.flatten(1, 2), place, others)[1]  # type: ignore[operator,union-attr]
         return model(x, torch.cat([torch.zeros(len(x), past), sigma], 1), attend, told, None, noisy.shape[1], before, recalled)
 
     lived = layout.before_windows(actions)  # the actions up to the frame before each window
@@ -466,7 +497,8 @@ def sample_strip(
     past = recipe.window.context.cache
     starts = held_out.clips.starts(past + frames)
     first = starts[np.linspace(0, len(starts) - 1, rows).astype(int)]
-    latents = play_on(model, recipe.window, held_out, first, frames, rolling=rolling)
+    places = None if held_out.witness is None else held_out.places[torch.from_numpy(first + past - 1)][:, None]  # bodies would have to be noticed
+    latents = play_on(model, recipe.window, held_out, first, frames, places, rolling=rolling)
     with fast_autocast():
         made = [autoencoder.decode(frame).numpy() for frame in latents]
     real = held_out.clips.frames[first[:, None] + np.arange(past, past + frames)]

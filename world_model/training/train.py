@@ -107,9 +107,10 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     sharpen(recipe.autoencoder, autoencoder, train, held_out, out)
     if stage == "autoencoder":
         return
-    from_above = recipe.student.model.from_above
-    latents = LatentClips.encode(train, autoencoder, out / "latents_train.pt", from_above=from_above)
-    held_out_latents = LatentClips.encode(held_out, autoencoder, out / "latents_held_out.pt", from_above=from_above)
+    latents, held_out_latents = (
+        LatentClips.encode(clips, autoencoder, out / f"latents_{name}.pt", from_above=recipe.student.model.from_above, bodies=recipe.student.model.bodies)
+        for clips, name in ((train, "train"), (held_out, "held_out"))
+    )
     begin_weights, teacher = adopt(given, recipe) if given else None, None
     if recipe.student.model.recall_width:
         torch.manual_seed(0)
@@ -118,6 +119,7 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
             fresh.load_state_dict(begin_weights)
         train_recall(recipe.recall, fresh.recall, latents, recipe.student.model.action_history, out)
         begin_weights = fresh.state_dict()
+        latents, held_out_latents = latents.witnessed(fresh), held_out_latents.witnessed(fresh, latents)
     if stage == "recall":
         return
     if recipe.teacher_steps:
@@ -155,12 +157,12 @@ def adopt(given: World, recipe: WorldRecipe) -> dict[str, torch.Tensor]:
             weight = F.pad(weight, [n for new, had in wider for n in (0, new - had)])
         fitting[name] = weight
     if model.recall_width and not given.transformer.config.recall_width:  # type: ignore[union-attr]
-        fitting["motion.flow.bias"][4:] = 0.0 if model.from_above else -12.0  # of a remembered room no more is taken at first than must be
+        fitting["motion.flow.bias"][4:] = 0.0 if model.from_above or model.bodies else -12.0  # of a remembered room no more is taken at first than must be
     return fitting
 
 
 def _without_extras(config: TransformerConfig) -> TransformerConfig:
-    return replace(config, num_actions=0, recall_width=0, recall_blocks=0, recall_least=0.0, from_above=False)
+    return replace(config, num_actions=0, recall_width=0, recall_blocks=0, recall_least=0.0, from_above=False, bodies=0, kinds=1)
 
 
 def measure_and_save(made: World, held_out: Clips, judge: Judge | None, *files: Path) -> None:
