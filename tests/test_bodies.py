@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import make_world
 
-from world_model.bodies import BODY, EVENTS, LIFE, LOOKS, Fates, RecallBodies, Scene, bodies_of, life_of, pick, relative
+from world_model.bodies import BODY, EVENTS, LEFT, LIFE, LOOKS, Fates, RecallBodies, Scene, bodies_of, life_of, pick, relative
 from world_model.recall import PLACE
 from world_model.training.bodies import fate_loss, follow_bodies, list_what_happens
 from world_model.training.data import Clips
@@ -145,26 +145,27 @@ def crowd(frames: int = 400) -> Clips:
 
 
 def test_bodies_are_followed_in_their_slots() -> None:
-    """Who lives on keeps his slot; a step is told with the frames since it was made; a slot tells for how long it has been free."""
+    """Who lives on keeps his slot, and what is left of him; a step is told with the frames since it was made; a slot tells for how long it has been free."""
     clips = crowd()
-    told = follow_bodies(clips, 3, torch.tensor([0.0, 0.0]), torch.tensor(1000.0))
+    told = follow_bodies(clips, 3, 3, torch.tensor([0.0, 0.0]), torch.tensor(1000.0))
     bodies = torch.cat([torch.zeros(len(told), PLACE), told], 1)
     life, bodies = life_of(bodies), bodies_of(bodies)
-    assert torch.equal((bodies[..., 0] > 0).sum(1), torch.from_numpy((clips.bodies[..., 0] >= 0).sum(1)))
+    kinds = bodies[..., 0]
+    assert torch.equal(((kinds > 0) & (kinds < 3)).sum(1), torch.from_numpy((clips.bodies[..., 0] >= 0).sum(1)))
     assert float(life[0, 2]) == float(life[200, 2]) == -1 and float(life[0, 0]) == 1
     row = 10
     assert bodies[row, 0].tolist() == pytest.approx([1, 0.2, 0.5, 1, 0, 0, 0, 0.01, 0, 0]) and bodies[row, 1, 7:].tolist() == pytest.approx([0, 0.01, 0])
-    gone = (bodies[:-1, 0, 0] > 0) & (bodies[1:, 0, 0] == 0)
-    assert bool((bodies[1:, 0, 9][gone] == 0).all()) and int(gone.sum()) > 5
+    assert kinds[12:20, 1].tolist() == [3] * LEFT + [0] * 3 and bodies[12:20, 1, 9].tolist() == [*range(LEFT), *range(3)], "something is left of it for a while"
+    assert torch.equal(bodies[12 + LEFT - 1, 1, 1:5], bodies[11, 1, 1:5])
 
 
 def test_what_may_happen_is_learnt_from_what_did() -> None:
     """Bodies that always walk on walk on, and vanish when they are shot at."""
     torch.manual_seed(0)
-    clips = LatentClips(crowd(), torch.zeros(400, 4, 8, 8), bodies=3)
+    clips = LatentClips(crowd(), torch.zeros(400, 4, 8, 8), bodies=3, kinds=3)
     places = torch.cat([clips.own, clips.told], 1)
     clips.__dict__["places"] = places
-    recall = RecallBodies((4, 8, 8), 2, 16, 0, 16, 90.0, 3, 2)
+    recall = RecallBodies((4, 8, 8), 2, 16, 0, 16, 90.0, 3, 3)
     fates = recall.fates
     list_what_happens(fates, clips)
     unit = 10 / float(clips.map[1])
@@ -184,7 +185,8 @@ def test_what_may_happen_is_learnt_from_what_did() -> None:
             action = torch.tensor([0.0, shot])
             chance = torch.full((200, fates.chances), 0.5).uniform_(generator=torch.Generator().manual_seed(1))
             after = fates(places[row].expand(200, -1), places[row].expand(200, -1), action.expand(200, -1), chance)
-            stays = bodies_of(after)[:, 0, 0] > 0
+            stays = bodies_of(after)[:, 0, 0] == 1
+            assert bool((stays | (bodies_of(after)[:, 0, 0] == 3)).all())
             ends[shot] = float(stays.float().mean())
             if not shot:
                 walked = bodies_of(after)[:, 0, 1][stays] - bodies_of(places)[row, 0, 1]

@@ -2,6 +2,7 @@
 
 What a crowd does next no past can tell, and a network that must answer with one picture answers with the mean of all: a cloud. So what may happen is drawn
 here, as few numbers, before anything is painted. Every body has a kind, a position, a heading and a look: one picture out of an album that was learnt. The
+last of the kinds is what is left of bodies for some frames. The
 player has some numbers of his own that the game told (his health, his shots), and everything he sees is under a light: it flashes as he shoots, turns red as
 he is hurt, and sinks as he dies. From tick to tick small networks say how likely it is that something happens to him, that a body goes this way or that,
 vanishes or comes, and which look and which light follow; one of each is taken, by numbers that belong to the frame and the seed as its noise does. Bodies
@@ -23,6 +24,7 @@ from world_model.recall import PLACE, Recall, along, turned
 
 LIFE, BODY = 5, 10
 LOOKS, SPRITE = 32, 64  # pictures of each kind; pixels along their sides
+LEFT = 5  # frames for which something is left of a body
 LIGHTS, EVENTS, STEPS, ENTRIES = 32, 64, 32, 64  # that are known; the first light is none, the first event nothing, and the last the beginning of a life
 TALL, BROAD, BELOW = 1.75, 1.0, 0.1  # how tall and broad these pictures are, and how much of that is below the floor, in heights of the eye
 OCTANTS = 8
@@ -123,7 +125,7 @@ class Fates(nn.Module):
 
     Args:
         told: how many numbers the actions of a frame's history are.
-        bodies, kinds: how many bodies there are at once, and how many kinds of them.
+        bodies, kinds: how many bodies there are at once, and how many kinds of them; the last is what is left of the others.
         reach: half the width of a picture of what is one unit away.
     """
 
@@ -166,8 +168,12 @@ class Fates(nn.Module):
         event = pick(self.happen(seen, known, bodies), by_event)[..., 0]
         acts = self.act(seen, event)
         ends, steps, turns = self.goes(acts).split((1, STEPS, TURNS), -1)
-        step, turn = pick(steps, by_step)[..., 0], pick(turns, by_turn)[..., 0]
-        moved = move(bodies, self.steps[step], turn, now)
+        kind = bodies[..., :1]
+        left = (kind == self.kinds) | ((kind > 0) & (by_end < ends.sigmoid()))  # or what is left of it
+        step, turn = (torch.where(left[..., 0], 0, pick(logits, by)[..., 0]) for logits, by in ((steps, by_step), (turns, by_turn)))
+        moved = move(bodies, torch.where(left, 0, self.steps[step]), turn, now)
+        rest = torch.where(left & (kind < self.kinds), 0, moved[..., 9:])
+        moved = torch.cat([torch.where(left, self.kinds, kind), moved[..., 1:9], rest], -1)
         look = 1 + pick(self.show(acts, step, turn, moved), by_look).to(moved.dtype)
         look = torch.where(in_view(*relative(now, moved), self.reach)[..., None], look, 0)
         changed = torch.where(look == moved[..., 5:6], moved[..., 6:7] + 1, 0)
@@ -175,8 +181,8 @@ class Fates(nn.Module):
         comes = pick(self.comes(acts), by_step)
         came = F.pad(self.entries[(comes[..., 0] - 1).clamp(min=0)], (0, BODY - 5))
         absent = F.pad(bodies[..., -1:] + 1, (BODY - 1, 0))
-        stay = torch.where(by_end < ends.sigmoid(), torch.zeros_like(moved), moved)
-        bodies = torch.where(bodies[..., :1] > 0, stay, torch.where(comes > 0, came, absent))
+        moved = torch.where(left & (rest >= LEFT), torch.zeros_like(moved), moved)
+        bodies = torch.where(kind > 0, moved, torch.where(comes > 0, came, absent))
         vitals, since, light, lasted = life.split((2, 1, 1, 1), -1)
         shines = pick(self.light(known, event), by_light).to(light.dtype)
         since, lasted = torch.where(event[..., None] > 0, 0, since + 1), torch.where(shines == light, lasted + 1, 0)

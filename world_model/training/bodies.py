@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from world_model.bodies import BODY, LIFE, LOOKS, OCTANTS, SPRITE, TURNS, Fates, RecallBodies, bodies_of, faced, in_view, life_of, relative
+from world_model.bodies import BODY, LEFT, LIFE, LOOKS, OCTANTS, SPRITE, TURNS, Fates, RecallBodies, bodies_of, faced, in_view, life_of, relative
 from world_model.recall import PLACE, turned
 from world_model.training.data import Clips
 from world_model.training.ranks import count_ranks, share
@@ -32,14 +32,15 @@ MANY = 4000  # bodies of a kind that fill the album
 USUAL = 0.12  # by how much a light may differ from the usual one and be taken for it
 SMOKE = 7  # frames after a shot in which bodies are not seen clearly
 BRIGHT = 0.75  # of the usual contrast, that is clearly
+DAZZLING, DAZZLED = 0.4, 7  # brightness of what nothing can be seen for, so many pixels around it
 DARK = 0.4  # of the usual contrast: with less nobody can tell a look
 FATED = 512  # frames in a batch of what may happen
 
 
-def follow_bodies(clips: Clips, slots: int, low: Tensor, span: Tensor) -> Tensor:
+def follow_bodies(clips: Clips, slots: int, kinds: int, low: Tensor, span: Tensor) -> Tensor:
     """Return what frames tell besides the player's own place [n, p - 8] (`world_model.bodies`), as far as the game told it: neither looks nor lights.
 
-    Every body keeps its slot; as a life begins they are in the order of their numbers.
+    Every body keeps its slot, and what is left of it, too; as a life begins they are in the order of their numbers.
     """
     told = np.zeros((len(clips.states), LIFE + slots * BODY), np.float32)
     life, bodies = told[:, :LIFE], told[:, LIFE:].reshape(len(told), slots, BODY)
@@ -55,9 +56,13 @@ def follow_bodies(clips: Clips, slots: int, low: Tensor, span: Tensor) -> Tensor
             owners = [-1.0] * slots if begins else owners
             now = bodies[row]
             for slot, owner in enumerate(owners):
-                if owner not in crowd:
-                    now[slot, 9] = before[slot, 9] + 1 if owner < 0 else 0
-            free = sorted((slot for slot in range(slots) if owners[slot] < 0), key=lambda slot: -now[slot, 9])
+                if owner not in crowd and before[slot, 0]:
+                    age = 0 if owner >= 0 else before[slot, 9] + 1
+                    if age < LEFT:
+                        now[slot] = (kinds, *before[slot, 1:5], 0, 0, *before[slot, 7:9], age)
+                elif owner < 0:
+                    now[slot, 9] = before[slot, 9] + 1
+            free = sorted((slot for slot in range(slots) if owners[slot] < 0 and not now[slot, 0]), key=lambda slot: -now[slot, 9])
             owners = [owner if owner in crowd else -1.0 for owner in owners]
             for number in sorted(set(crowd) - set(owners))[: len(free)]:
                 owners[free[0]], now[free.pop(0), 9] = number, 0
@@ -81,7 +86,7 @@ def list_what_happens(fates: Fates, clips: "LatentClips") -> None:
     goes_on = life_of(places)[rows + 1, 2] >= 0
     before, after = places[rows[goes_on]], places[rows[goes_on] + 1]
     was, now = bodies_of(before), bodies_of(after)
-    stays, comes = (was[..., 0] > 0) & (now[..., 0] > 0), (was[..., 0] == 0) & (now[..., 0] > 0)
+    stays, comes = (was[..., 0] > 0) & (now[..., 0] == was[..., 0]), (was[..., 0] == 0) & (now[..., 0] > 0)
     fates.first.copy_(places[life_of(places)[:, 2] < 0].median(0).values)
     _fill(fates.steps, _usual(now[stays][:, 1:3] - was[stays][:, 1:3], len(fates.steps), 1e-4))
     _fill(fates.events, _usual((life_of(after) - life_of(before))[:, :2], len(fates.events) - 1, 1e-3))
@@ -102,10 +107,10 @@ def meet(recall: RecallBodies, clips: "LatentClips") -> None:
         memory.lights[1:] = cluster(odd, len(memory.lights) - 1)
     places[:, PLACE + 3] = _nearest(light, memory.lights)
     rows, slots, ahead, left = seen_bodies(recall, places, memory.lights)
-    clear = (memory.lights[places[:, PLACE + 3].long(), :3].amin(1) > BRIGHT - 1) & ~_lately(life_of(places)[:, 1], SMOKE)
-    alone = _apart(rows, ahead, left) & (ahead < CLOSE) & clear[rows]
+    bright, smoke = memory.lights[places[:, PLACE + 3].long(), :3].amin(1) > BRIGHT - 1, _lately(life_of(places)[:, 1], SMOKE)
+    alone = _apart(rows, ahead, left) & (ahead < CLOSE) & bright[rows]
     for kind in range(1, recall.kinds + 1):
-        chosen = (alone & (bodies_of(places)[rows, slots, 0] == kind)).nonzero()[:, 0]
+        chosen = (alone & (bodies_of(places)[rows, slots, 0] == kind) & ~(smoke[rows] & (kind < recall.kinds))).nonzero()[:, 0]
         chosen = chosen[ahead[chosen].argsort()[:MANY]]
         if len(chosen) >= LOOKS:
             memory.album[(kind - 1) * LOOKS : kind * LOOKS] = fill_album(recall, clips, places, *(part[chosen] for part in (rows, ahead, left)))
@@ -141,21 +146,23 @@ def fate_loss(recall: RecallBodies, clips: "LatentClips", history: int, rng: np.
     change = (life_of(after) - life_of(before))[:, :2]
     event = torch.where(begins, len(fates.events) - 1, _nearest(change, fates.events[:-1]))
     was, now = bodies_of(before), bodies_of(after)
-    there, stays = was[..., 0] > 0, (was[..., 0] > 0) & (now[..., 0] > 0)
+    kind, there = was[..., 0], was[..., 0] > 0
+    lives, left = there & (kind < recall.kinds), now[..., 0] == recall.kinds
     step = _nearest(now[..., 1:3] - was[..., 1:3], fates.steps)
     turn = _turns(was, now, after)
     with torch.autocast(before.device.type, enabled=False):
         seen, known = fates.see(before, action)
         losses = [F.cross_entropy(fates.happen(seen, known, was), event), F.cross_entropy(fates.light(known, event)[~begins], after[~begins, PLACE + 3].long())]
-        there, stays, free = (part & ~begins[:, None] for part in (there, stays, ~there))
+        lives, there, free = (part & ~begins[:, None] for part in (lives, there, ~there))
+        stays = lives & ~left
         acts = fates.act(seen, event)
         ends, steps, turns = fates.goes(acts).split((1, len(fates.steps), TURNS), -1)
-        losses.append(F.binary_cross_entropy_with_logits(ends[there][:, 0], (~stays)[there].float()))
+        losses.append(F.binary_cross_entropy_with_logits(ends[lives][:, 0], left[lives].float()))
         losses += [F.cross_entropy(steps[stays], step[stays]), F.cross_entropy(turns[stays], turn[stays])]
         entry = torch.where(now[..., 0] > 0, 1 + _nearest(now[..., :5], fates.entries), 0)
         losses.append(F.cross_entropy(fates.comes(acts)[free], entry[free]))
-        viewed = stays & (now[..., 5] > 0)
-        looks = fates.show(acts, step, turn, was)
+        viewed = there & (now[..., 5] > 0)
+        looks = fates.show(acts, torch.where(left, 0, step), torch.where(left, 0, turn), now)
         losses.append(F.cross_entropy(looks[viewed], now[..., 5][viewed].long() - 1))
     return torch.stack([loss for loss in losses if bool(loss.isfinite())]).sum()
 
@@ -260,7 +267,8 @@ def _crops(
     brighter, added = memory.lights[places[rows, PLACE + 3].long()].unflatten(1, (2, 3, 1, 1)).unbind(1)
     real = (_frames(clips, rows, memory.size) - added) / (1 + brighter)
     behind = memory(places[rows, :PLACE], size)[0]
-    bare = memory.bare(*memory.size).expand(len(rows), -1, -1, -1)
+    dazzles = F.max_pool2d((real.mean(1, keepdim=True) > DAZZLING).float(), DAZZLED, 1, DAZZLED // 2)
+    bare = memory.bare(*memory.size) * (1 - dazzles)
     (real, inside), (behind, _), (bare, _) = (memory.look_at(picture, places[rows], ahead, left, pixels) for picture in (real, behind, bare))
     return real, behind, bare * inside
 

@@ -174,18 +174,19 @@ MAP_STEP = 16  # in the game's own units: a map keeps its size when more is coll
 class LatentClips:
     """All latents [n, c, h, w] (bfloat16) of a set of clips, with their actions, seen `from_above` or not (`world_model.above`).
 
-    With `bodies` (`world_model.bodies`) there are so many at most, and who knows what they look like is their `witness`.
+    With `bodies` of so many `kinds` (`world_model.bodies`) there are so many at most, and who knows what they look like is their `witness`.
     """
 
     clips: Clips
     latents: Tensor
     from_above: bool = False
     bodies: int = 0
+    kinds: int = 1
     witness: RecallBodies | None = None
 
     @classmethod
-    def encode(cls, clips: Clips, autoencoder: Autoencoder, path: Path, *, from_above: bool = False, bodies: int = 0) -> "LatentClips":
-        """Encode all frames once and keep them at `path`; again if these are other clips or it is another autoencoder."""
+    def encode(cls, clips: Clips, autoencoder: Autoencoder, path: Path, model: TransformerConfig | None = None) -> "LatentClips":
+        """Encode all frames once and keep them at `path`, for a model; again if these are other clips or it is another autoencoder."""
         of = cls._name(clips, autoencoder)
         if is_first() and not (path.exists() and cls._read(path).get("of") == of):
             parts, encoder = [], copy.deepcopy(autoencoder).to(fastest())  # as a world runs in play
@@ -194,7 +195,8 @@ class LatentClips:
                 print(f"encoding {min(i + 4096, len(clips.frames))}/{len(clips.frames)} frames", flush=True)
             save({"of": of, "latents": torch.cat(parts)}, path)
         wait_for_all()
-        return cls(clips, cls._read(path)["latents"], from_above, bodies)
+        latents = cls._read(path)["latents"]
+        return cls(clips, latents) if model is None else cls(clips, latents, model.from_above, model.bodies, model.kinds)
 
     def witnessed(self, model: Transformer, like: "LatentClips | None" = None) -> "LatentClips":
         """Return the same with a model's memory as the witness of bodies, if it has any, on the map of others `like` these."""
@@ -238,7 +240,7 @@ class LatentClips:
     @cached_property
     def told(self) -> Tensor:
         """What the game told of life and bodies [n, numbers]."""
-        return follow_bodies(self.clips, self.bodies, *self.map)
+        return follow_bodies(self.clips, self.bodies, self.kinds, *self.map)
 
     @cached_property
     def own(self) -> Tensor:

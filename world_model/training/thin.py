@@ -76,7 +76,7 @@ def run(
     whole, autoencoder = Transformer(config), Autoencoder(given.autoencoder.config)  # those of a world that is played are packed
     whole.load_state_dict(given.transformer.state_dict())
     autoencoder.load_state_dict(given.autoencoder.state_dict())
-    latents = LatentClips.encode(train, autoencoder, folder / "latents.pt", from_above=config.from_above, bodies=config.bodies).witnessed(whole)
+    latents = LatentClips.encode(train, autoencoder, folder / "latents.pt", config).witnessed(whole)
     stands_out = RECIPES[name]().student.stands_out if name in RECIPES else 0.0
     thinned = thin(ThinRecipe(steps=steps, stands_out=stands_out), given.window, whole.eval().requires_grad_(False), (layers, pairs), latents, folder)
     made = World(msgspec.structs.replace(given.card, transformer=asdict(thinned.config)), given.autoencoder, thinned, given.window, given.starts)

@@ -108,7 +108,7 @@ def _train(recipe: WorldRecipe, stage: Stage, data: Path, out: Path, world_file:
     if stage == "autoencoder":
         return
     latents, held_out_latents = (
-        LatentClips.encode(clips, autoencoder, out / f"latents_{name}.pt", from_above=recipe.student.model.from_above, bodies=recipe.student.model.bodies)
+        LatentClips.encode(clips, autoencoder, out / f"latents_{name}.pt", recipe.student.model)
         for clips, name in ((train, "train"), (held_out, "held_out"))
     )
     begin_weights, teacher = adopt(given, recipe) if given else None, None
