@@ -1,6 +1,7 @@
 """A memory of bodies: they stand where they are, what becomes of them is drawn by the seed, and what may happen is learnt from what did."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from tiny import make_world
 
 from world_model.bodies import BODY, EVENTS, LEFT, LIFE, LOOKS, Fates, RecallBodies, Scene, bodies_of, life_of, pick, relative
 from world_model.recall import PLACE
-from world_model.training.bodies import fate_loss, follow_bodies, list_what_happens
+from world_model.training.bodies import fate_loss, follow_bodies, list_what_happens, observe
 from world_model.training.data import Clips
+from world_model.training.recall import RecallRecipe, train_recall
 from world_model.training.student import LatentClips
 from world_model.world import World
 
@@ -204,3 +206,38 @@ def test_a_life_ends_and_another_begins() -> None:
         here = place((2, 0.6, 0.5, 0), angle=2.0)
         after = fates(here, here, torch.zeros(2), torch.rand(fates.chances))
     assert torch.equal(after, fates.first)
+
+
+def test_bodies_and_lights_are_met_in_pictures(tmp_path: Path) -> None:
+    """From frames in which red bodies walk through a grey place, now and then under a bright light, it learns that they are red, and sees the light."""
+    torch.manual_seed(0)
+    clips = crowd()
+    clips.states[:, :2] = 440, 180
+    truth = RecallBodies((4, 8, 8), 2, 16, 0, 16, 90.0, 3, 3)
+    latents = LatentClips(clips, torch.zeros(400, 4, 8, 8), bodies=3, kinds=3)
+    flashes = clips.actions[:, 0] > 0
+    with torch.no_grad():
+        scene = truth.memory
+        scene.covers.fill_(-20)
+        scene.album.copy_(torch.tensor([0.9, -0.9, -0.9, 1.0])[:, None, None])
+        scene.album[:, 3, :, :16] = 0
+        scene.lights[1] = torch.tensor([0.0, 0.0, 0.0, 0.5, 0.5, 0.5])
+        places = torch.cat([latents.own, latents.told], 1)
+        places[:, PLACE + 3] = torch.from_numpy(flashes).float()
+        pictures = scene(places)[0]
+    clips = replace(clips, frames=((pictures.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8))
+    latents = LatentClips(clips, torch.zeros(400, 4, 8, 8), bodies=3, kinds=3)
+    recall = RecallBodies((4, 8, 8), 2, 16, 0, 16, 90.0, 3, 3)
+    recipe = RecallRecipe(steps=60, memory_batch=4, batch=16, memory_share=0.9, place_share=0.8)
+    train_recall(recipe, recall, latents, 2, tmp_path)
+    recall.requires_grad_(False)
+    seen = observe(recall, latents)
+    assert len(set(seen[flashes, PLACE + 3].tolist()) & set(seen[~flashes, PLACE + 3].tolist())) == 0
+    looks = bodies_of(seen)[:, :, 5]
+    kinds = bodies_of(seen)[..., 0]
+    assert set(looks[kinds == 2].tolist()) - {0.0} and bool((looks[kinds == 0] == 0).all())
+    album = recall.memory.album[LOOKS : 2 * LOOKS]
+    shown = album[looks[(kinds == 2) & (looks > 0)].long() - 1 - LOOKS]
+    hides = shown[:, 3:].clamp(0, 1)
+    red, green, _ = ((shown[:, :3] * hides).sum((2, 3)) / hides.sum((2, 3))).mean(0)
+    assert red > green + 1 and hides[..., 24:40, 24:40].mean() > 0.8

@@ -123,7 +123,7 @@ def observe(recall: RecallBodies, clips: "LatentClips") -> Tensor:
         places[:, PLACE + 3] = _nearest(see_lights(recall, clips), recall.memory.lights)
         rows, slots, ahead, left = seen_bodies(recall, places, recall.memory.lights)
         bodies = bodies_of(places)
-        for part in torch.arange(len(rows)).split(1024):
+        for part in _place_by_place(clips.own[rows]).split(1024):
             bodies[rows[part], slots[part], 5] = _looks(recall, clips, places, rows[part], slots[part], ahead[part], left[part])
     places[:, PLACE + LIFE :] = bodies.flatten(1)
     begins = life_of(places)[:, 2] < 0
@@ -194,10 +194,10 @@ def notice_loss(recall: RecallBodies, clips: "LatentClips", frames: int, rng: np
 
 def see_lights(recall: RecallBodies, clips: "LatentClips") -> Tensor:
     """Return by how much frames are brighter than what is remembered from their places, and what is added to it, [n, 6]: most of their pixels agree."""
-    found = []
+    found = torch.zeros(len(clips.own), 6)
     bare = recall.memory.bare(*FEW).flatten(2)
-    for rows in torch.arange(len(clips.clips.frames)).split(512):
-        made = recall.memory(clips.own[rows], FEW)[0].flatten(2)
+    for rows in _place_by_place(clips.own).split(512):
+        made = _remembered(recall, clips.own[rows], FEW).flatten(2)
         real = _frames(clips, rows, FEW).flatten(2)
         brighter, added = torch.ones_like(made[..., :1]), torch.zeros_like(made[..., :1])
         for _ in range(4):
@@ -208,8 +208,8 @@ def see_lights(recall: RecallBodies, clips: "LatentClips") -> Tensor:
             both, alone = ((weight * (made - of_made) * part).sum(2, keepdim=True) / total for part in (real - of_real, made - of_made))
             brighter = (both + 1e-3) / (alone + 1e-3)
             added = of_real - brighter * of_made
-        found.append(torch.cat([brighter[..., 0] - 1, added[..., 0]], 1))
-    return torch.cat(found)
+        found[rows] = torch.cat([brighter[..., 0] - 1, added[..., 0]], 1)
+    return found
 
 
 def seen_bodies(recall: RecallBodies, places: Tensor, lights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -266,11 +266,22 @@ def _crops(
     memory = recall.memory
     brighter, added = memory.lights[places[rows, PLACE + 3].long()].unflatten(1, (2, 3, 1, 1)).unbind(1)
     real = (_frames(clips, rows, memory.size) - added) / (1 + brighter)
-    behind = memory(places[rows, :PLACE], size)[0]
+    behind = _remembered(recall, places[rows, :PLACE], size)
     dazzles = F.max_pool2d((real.mean(1, keepdim=True) > DAZZLING).float(), DAZZLED, 1, DAZZLED // 2)
     bare = memory.bare(*memory.size) * (1 - dazzles)
     (real, inside), (behind, _), (bare, _) = (memory.look_at(picture, places[rows], ahead, left, pixels) for picture in (real, behind, bare))
     return real, behind, bare * inside
+
+
+def _place_by_place(own: Tensor) -> Tensor:
+    """Return the order [n] in which those of places [n, 8] that are the same come together."""
+    return own.unique(dim=0, return_inverse=True)[1].argsort()
+
+
+def _remembered(recall: RecallBodies, own: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return what is remembered from places [n, 8] without anybody else, [n, 3, height, width]; who turns on the spot sees the same again and again."""
+    places, back = own.unique(dim=0, return_inverse=True)
+    return recall.memory(places, size)[0][back]
 
 
 def cluster(points: Tensor, count: int, rounds: int = 15) -> Tensor:

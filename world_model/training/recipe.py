@@ -34,7 +34,7 @@ class WorldRecipe:
     """How to make one world, stage by stage.
 
     A world plays with the levels of ``ladder``, fewer than it was trained with: two look like three, tick faster and leave less speculation to unmake.
-    With two, bodies that move by themselves dissolve, so where there are some it takes three. The higher the last of two, the less of what was speculated
+    With two, bodies that move by themselves dissolve, if the world has no memory of them. The higher the last of two, the less of what was speculated
     under other actions is left in the frame that is shown next: with 0.85 the race track, with 0.92 the maze obeys as well without a rollback as with one.
     It sees ``context`` blocks of context, if not as many as in training: with a memory of places 9 are as good as 17. And it takes at least
     ``recall_least`` of what it remembers, if not as much as in training: a network that learns with more of it learns to wash it out.
@@ -92,8 +92,8 @@ def seen_from_above(recipe: WorldRecipe, view: tuple[float, float, float]) -> Wo
 
 
 def peopled(recipe: WorldRecipe, bodies: int, kinds: int) -> WorldRecipe:
-    """Return the recipe of a world whose memory has up to so many bodies of so many kinds in it (`world_model.bodies`)."""
-    return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, bodies=bodies, kinds=kinds)))
+    """Return the recipe of a world whose memory has at most so many bodies of so many kinds in it (`world_model.bodies`); what stands out counts more."""
+    return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, bodies=bodies, kinds=kinds), stands_out=1.0))
 
 
 def standing_still(recipe: WorldRecipe) -> WorldRecipe:
@@ -106,9 +106,9 @@ def thinned(recipe: WorldRecipe, layers: int, pairs: int) -> WorldRecipe:
     return replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, num_layers=layers, motion_blocks=pairs)))
 
 
-def corrected(recipe: WorldRecipe, rollout: RolloutRecipe, stands_out: float = 0.0) -> WorldRecipe:
+def corrected(recipe: WorldRecipe, rollout: RolloutRecipe) -> WorldRecipe:
     """Return the recipe of a world whose student's last steps are corrected along its own history; the shipped ones were made in several goes."""
-    return replace(recipe, student=replace(recipe.student, rollout=rollout, rollout_from=0.6, stands_out=stands_out))
+    return replace(recipe, student=replace(recipe.student, rollout=rollout, rollout_from=0.6))
 
 
 RECIPES: dict[str, Callable[[], WorldRecipe]] = {
@@ -125,12 +125,9 @@ RECIPES: dict[str, Callable[[], WorldRecipe]] = {
         rollback=0,
     ),
     "arena": lambda: replace(
-        corrected(
-            derive(SOURCES["arena"].origin),
-            RolloutRecipe(batch=16, shortest=2, longest=24, known=3, adversary_price=0.6, rollbacks=0.05),
-            stands_out=3.0,
-        ),
-        ladder=(1.0, 0.7, 0.2),
+        thinned(peopled(recalling(derive(SOURCES["arena"].origin)), 8, 3), 3, 2),
+        recall=RecallRecipe(steps=5000, memory_share=0.8, texel_rate=0.01),
+        rollback=0,
     ),
     "racing": lambda: replace(thinned(seen_from_above(recalling(derive(SOURCES["racing"].origin), 1280), VIEW), 3, 2), rollback=0),
 }
