@@ -95,6 +95,14 @@ def test_what_happens_belongs_to_the_seed_and_to_the_state(world: World, tmp_pat
     assert not torch.equal(bodies_of(other.window.place), bodies_of(places[-1]))
 
 
+def test_a_place_out_of_a_file_may_be_anything(world: World) -> None:
+    """States come from strangers: whatever numbers they hold, something is remembered and the stream goes on."""
+    stream = world.stream(3)
+    for number in (-1e6, 1e6, 0.37):
+        stream.window.locate(torch.full_like(stream.window.place, number))
+        assert stream.tick(("forward",)).shape == (32, 32, 3) and torch.isfinite(stream.window.place).all()
+
+
 def test_another_key_changes_no_fate_that_it_does_not_decide(world: World) -> None:
     """What is drawn for a frame is the same with and without a rollback."""
     ends = []

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from world_model.autoencoder import Autoencoder
+from world_model.bodies import LIFE, bodies_of
 from world_model.card import SHIPPED
 from world_model.psnr import psnr_db
+from world_model.recall import PLACE
 from world_model.transformer import Transformer
 from world_model.world import Stream, World
 
@@ -121,3 +123,36 @@ def test_who_follows_the_road_has_one_for_ever() -> None:
         frames = stream.tick([follow(each, tick) for each in seen])
         shares.append(seen.mean((1, 2)))
     assert np.mean(shares[60:], 0).min() > 0.15, np.mean(shares[60:], 0)
+
+
+def test_monsters_kill_who_waits_and_another_life_begins() -> None:
+    """The sky is dark blue; it turns red when somebody is bitten, and after the worst of it is dark again. Nothing of that happens by itself at once."""
+    arena, starts = World.load("arena"), [0, 8, 16]
+    stream = arena.stream(seed=[1] * len(starts), start=starts)
+    reds = np.array([stream.tick([[]] * len(starts))[:, :4, :, 0].mean((1, 2)) for _ in range(150)])
+    bitten = (reds > 60).any(0)
+    assert bitten.sum() >= 2 and (reds[20:] < 25).mean() > 0.2, reds[::17].round()
+    assert any(np.flatnonzero(red > 60).min() < np.flatnonzero(red < 25).max() for red in reds.T[bitten])
+
+
+def test_who_is_shot_at_falls() -> None:
+    """A monster is put before the gun: it is painted there, red, and after half a second it is gone if somebody shoots, and nearer if nobody does."""
+    arena, streams, left = World.load("arena"), list(range(6)), {}
+    for action in ("shoot", ""):
+        stream = arena.stream(seed=streams, start=streams)
+        stream.tick([[]] * len(streams))
+        place = stream.window.place.clone()
+        monsters = bodies_of(place)
+        monsters[..., 0] = 0
+        monsters[:, :, 0, 0] = 1
+        monsters[:, :, 0, 1:3] = place[..., :2] + 0.09 * place[..., 2:4]
+        monsters[:, :, 0, 3:5] = -place[..., 2:4]
+        place[..., PLACE + LIFE :] = monsters.flatten(-2)
+        place[..., PLACE + 1] = 0.26  # shots
+        stream.window.locate(place)
+        for tick in range(10):
+            frames = stream.tick([[action] if action else []] * len(streams)).astype(int)
+            red = ((frames[:, 34:70, 52:76, 0] - frames[:, 34:70, 52:76, 1]) > 40).mean((1, 2))
+            assert tick or np.median(red) > 0.15, red
+        left[action] = int((bodies_of(stream.window.place)[:, 0, 0, 0] == 1).sum())
+    assert left["shoot"] <= 2 and left[""] >= 5, left

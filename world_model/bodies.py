@@ -32,6 +32,8 @@ TURNS = 2 + OCTANTS  # goes on as before, looks at the player, looks along one o
 NEAR = 0.1  # of the map: the unit of distances
 WIDE = 0.0125  # of the map: half as wide is a body
 NEAREST = 0.008  # of the map: nearer bodies are not seen
+AGREED, ALIKE = 0.01, 0.05  # the mean squares by which pixels and latents may differ and be thought the same
+AROUND = 720  # headings in which a player is sought
 LONG = 12  # frames that are counted one by one
 COVERED = -3.0  # how much of a picture is thought to move with the eye, before anything is learnt, as a logit
 COVERING = 0.045  # the mean square by which pictures may be worse before a pixel is taken for that
@@ -79,7 +81,8 @@ class Scene(Memory):
             rows = there.gather(1, which)[:, 0].nonzero()[:, 0]
             body = bodies[rows, which[rows, 0]]
             far, aside = (numbers.gather(1, which)[rows, 0] for numbers in (ahead, left))
-            sprites = self.resample(self.album[picture_of(body)], far, aside, places[rows, 4], pictures.shape[2], pictures.shape[3])
+            album = self.album[picture_of(body).clamp(0, len(self.album) - 1)]
+            sprites = self.resample(album, far, aside, places[rows, 4], pictures.shape[2], pictures.shape[3])
             pictures = pictures.index_copy(0, rows, pictures[rows] * (1 - sprites[:, 3:]) + sprites[:, :3])
         return pictures
 
@@ -289,9 +292,35 @@ class RecallBodies(Recall):
 
     @torch.no_grad()
     def find(self, seen: Tensor, actions: Tensor) -> Tensor:
-        """As `Recall.find`, as in the beginning of a life, with the bodies that are noticed in the last frames."""
-        found = super().find(seen, actions)
-        return torch.cat([found, self._begun(found, seen[:, -1:])], -1)
+        """As `Recall.find`, with the light and the bodies that are seen in the last frames. The player is sought where lives begin, and only his heading."""
+        found = [self._found(frame) for frame in seen[:, -1].float()]
+        own, light = (torch.stack(parts)[:, None] for parts in zip(*found, strict=True))
+        rest = self._begun(own, seen[:, -1:])
+        return torch.cat([own, rest[..., :3], light, rest[..., 4:]], -1)
+
+    def _found(self, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a place [8] from which a latent frame [c, h, w] may have been taken, and the light in it [1]."""
+        size = self.shape[1:]
+        colours = self.colour(frame[None].to(self.colour.weight.dtype)).float().flatten(2)
+        bare = self.memory.bare(*size)
+        around = self._kept("around", lambda: self.memory(self._stand(self._around(frame)), size)[0].flatten(2), *self.memory.parameters())
+        like = fit_light(around, colours.expand(len(around), -1, -1), bare.flatten(2))[1].argmin()
+        brighter, added = self.memory.lights.unflatten(1, (2, 3, 1)).unbind(1)
+        light = unlike(torch.addcmul(added, around[like], 1 + brighter), colours, bare.flatten(2), AGREED).argmin()
+        headings, apart = self._around(frame), []
+        for some in headings.split(48):
+            places = F.pad(self._stand(some), (0, LIFE + BODY))
+            places[:, PLACE + 3] = light
+            apart.append(unlike(self.remember(places)[:, :-1].flatten(2), frame.flatten(1), bare.flatten(2), ALIKE))
+        return self._stand(headings[torch.cat(apart).argmin()][None])[0], light[None].float()
+
+    def _around(self, like: Tensor) -> Tensor:
+        """Return headings all around, in radians."""
+        return torch.arange(AROUND, device=like.device) * (2 * math.pi / AROUND)
+
+    def _stand(self, headings: Tensor) -> Tensor:
+        """Return places [n, 8] where lives begin, with headings [n] in radians."""
+        return F.pad(torch.cat([self.fates.first[:2].float().expand(len(headings), -1), along(headings[:, None])], 1), (0, PLACE - 4))
 
     def noticed(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return what is noticed in each column of latent frames [n, c, h, w].
@@ -317,9 +346,9 @@ class RecallBodies(Recall):
         return F.pad(bodies, (0, BODY - bodies.shape[1], 0, self.fates.bodies - len(bodies)))
 
     def _begun(self, own: Tensor, frames: Tensor) -> Tensor:
-        """Return what comes after places [..., 8] as lives begin, [..., p - 8], with the bodies that are noticed in latent frames [..., c, h, w]."""
+        """Return what comes after places [..., 8] if nothing has happened for long, [..., p - 8], with the bodies that are noticed in frames [..., c, h, w]."""
         bodies = torch.stack([self._noticed(*one) for one in zip(own.flatten(0, -2), frames.flatten(0, -4), strict=True)])
-        life = life_of(self.fates.first.float()).expand(len(bodies), -1)
+        life = torch.cat([life_of(self.fates.first.float())[:2], own.new_tensor([LONG, 0, LONG])]).expand(len(bodies), -1)
         return torch.cat([life, bodies.flatten(1)], 1).unflatten(0, own.shape[:-1])
 
     def _befall(self, before: Tensor, now: Tensor, action: Tensor, chance: Tensor | None) -> Tensor:
@@ -370,6 +399,25 @@ def picture_of(body: Tensor) -> Tensor:
     """Return which picture of the album shows bodies [..., BODY]; of those whose look is not known the first of their kind."""
     first = (body[..., 0].long() - 1).clamp(min=0) * LOOKS
     return torch.where(body[..., 5] > 0, body[..., 5].long() - 1, first)
+
+
+def fit_light(made: Tensor, real: Tensor, bare: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the light [n, 6] (`Scene.lights`) in which what is remembered [n, 3, pixels] is most like what is seen, and by how much it is not (`unlike`)."""
+    brighter, added = torch.ones_like(made[..., :1]), torch.zeros_like(made[..., :1])
+    for _ in range(4):
+        weight = bare / (1 + (brighter * made + added - real).square().mean(1, keepdim=True) / AGREED)
+        total = weight.sum(2, keepdim=True)
+        of_made, of_real = ((weight * part).sum(2, keepdim=True) / total for part in (made, real))
+        both, alone = ((weight * (made - of_made) * part).sum(2, keepdim=True) / total for part in (real - of_real, made - of_made))
+        brighter = (both + 1e-3) / (alone + 1e-3)
+        added = of_real - brighter * of_made
+    return torch.cat([brighter[..., 0] - 1, added[..., 0]], 1), unlike(brighter * made + added, real, bare, AGREED)
+
+
+def unlike(made: Tensor, real: Tensor, bare: Tensor, agreed: float) -> Tensor:
+    """Return by what mean square [n] what is remembered [n, c, positions] is unlike what is seen; positions that differ by more than `agreed` say little."""
+    apart = (made - real).square().mean(1, keepdim=True)
+    return (bare * apart / (1 + apart / agreed)).mean((1, 2))
 
 
 def coverage(middles: Tensor, long: Tensor) -> Tensor:

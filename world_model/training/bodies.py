@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from world_model.bodies import BODY, LEFT, LIFE, LOOKS, OCTANTS, SPRITE, TURNS, Fates, RecallBodies, bodies_of, faced, in_view, life_of, relative
+from world_model.bodies import BODY, LEFT, LIFE, LOOKS, OCTANTS, SPRITE, TURNS, Fates, RecallBodies, bodies_of, faced, fit_light, in_view, life_of, relative
 from world_model.recall import PLACE, turned
 from world_model.training.data import Clips
 from world_model.training.ranks import count_ranks, share
@@ -32,7 +32,8 @@ MANY = 4000  # bodies of a kind that fill the album
 USUAL = 0.12  # by how much a light may differ from the usual one and be taken for it
 SMOKE = 7  # frames after a shot in which bodies are not seen clearly
 BRIGHT = 0.75  # of the usual contrast, that is clearly
-DAZZLING, DAZZLED = 0.4, 7  # brightness of what nothing can be seen for, so many pixels around it
+DAZZLING, DAZZLED = 0.4, 7  # brightness of a shot, for which nothing can be seen in squares of so many pixels
+BARE, RECOIL = 0.75, 15  # how much of a pixel is bare that nothing moves over, likewise
 DARK = 0.4  # of the usual contrast: with less nobody can tell a look
 FATED = 512  # frames in a batch of what may happen
 
@@ -107,7 +108,7 @@ def meet(recall: RecallBodies, clips: "LatentClips") -> None:
         memory.lights[1:] = cluster(odd, len(memory.lights) - 1)
     places[:, PLACE + 3] = _nearest(light, memory.lights)
     rows, slots, ahead, left = seen_bodies(recall, places, memory.lights)
-    bright, smoke = memory.lights[places[:, PLACE + 3].long(), :3].amin(1) > BRIGHT - 1, _lately(life_of(places)[:, 1], SMOKE)
+    bright, smoke = memory.lights[places[:, PLACE + 3].long(), :3].amin(1) > BRIGHT - 1, _smoke(places)
     alone = _apart(rows, ahead, left) & (ahead < CLOSE) & bright[rows]
     for kind in range(1, recall.kinds + 1):
         chosen = (alone & (bodies_of(places)[rows, slots, 0] == kind) & ~(smoke[rows] & (kind < recall.kinds))).nonzero()[:, 0]
@@ -199,16 +200,7 @@ def see_lights(recall: RecallBodies, clips: "LatentClips") -> Tensor:
     for rows in _place_by_place(clips.own).split(512):
         made = _remembered(recall, clips.own[rows], FEW).flatten(2)
         real = _frames(clips, rows, FEW).flatten(2)
-        brighter, added = torch.ones_like(made[..., :1]), torch.zeros_like(made[..., :1])
-        for _ in range(4):
-            apart = (brighter * made + added - real).square().mean(1, keepdim=True)
-            weight = bare / (1 + apart / 0.01)
-            total = weight.sum(2, keepdim=True)
-            of_made, of_real = ((weight * part).sum(2, keepdim=True) / total for part in (made, real))
-            both, alone = ((weight * (made - of_made) * part).sum(2, keepdim=True) / total for part in (real - of_real, made - of_made))
-            brighter = (both + 1e-3) / (alone + 1e-3)
-            added = of_real - brighter * of_made
-        found[rows] = torch.cat([brighter[..., 0] - 1, added[..., 0]], 1)
+        found[rows] = fit_light(made, real, bare)[0]
     return found
 
 
@@ -267,8 +259,10 @@ def _crops(
     brighter, added = memory.lights[places[rows, PLACE + 3].long()].unflatten(1, (2, 3, 1, 1)).unbind(1)
     real = (_frames(clips, rows, memory.size) - added) / (1 + brighter)
     behind = _remembered(recall, places[rows, :PLACE], size)
-    dazzles = F.max_pool2d((real.mean(1, keepdim=True) > DAZZLING).float(), DAZZLED, 1, DAZZLED // 2)
-    bare = memory.bare(*memory.size) * (1 - dazzles)
+    bare = memory.bare(*memory.size)
+    dazzles, recoils = (real.mean(1, keepdim=True) > DAZZLING).float(), (bare < BARE).float()  # what moves with the eye moves a little more then
+    in_the_way = [F.max_pool2d(images, pixels, 1, pixels // 2) for images, pixels in ((dazzles, DAZZLED), (recoils, RECOIL))]
+    bare = bare * (1 - torch.maximum(*in_the_way) * _smoke(places)[rows, None, None, None])
     (real, inside), (behind, _), (bare, _) = (memory.look_at(picture, places[rows], ahead, left, pixels) for picture in (real, behind, bare))
     return real, behind, bare * inside
 
@@ -326,10 +320,10 @@ def _fill(table: Tensor, rows: Tensor) -> None:
     table[: len(rows)] = rows
 
 
-def _lately(values: Tensor, rows: int) -> Tensor:
-    """Return whether values [n] have changed in the last so many rows."""
-    changed = (values != values.roll(1)).float()
-    return F.max_pool1d(F.pad(changed, (rows - 1, 0))[None], rows, 1)[0] > 0
+def _smoke(places: Tensor) -> Tensor:
+    """Return at which of places [n, p], one frame after the other, a shot was fired in the last SMOKE frames."""
+    shots = life_of(places)[:, 1]
+    return F.max_pool1d(F.pad((shots != shots.roll(1)).float(), (SMOKE - 1, 0))[None], SMOKE, 1)[0] > 0
 
 
 def _nearest(rows: Tensor, table: Tensor) -> Tensor:
