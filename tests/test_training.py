@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
+from tiny import make_world
 from torch import Tensor
 
 from world_model.autoencoder import Autoencoder, AutoencoderConfig
@@ -475,9 +477,10 @@ def test_a_student_recalls_and_does_not_change_its_memory(latents: LatentClips) 
 
 
 def test_weights_without_a_memory_begin_one_that_changes_nothing_yet() -> None:
-    given, recipe = World.load("arena", "cpu", torch.float32), RECIPES["arena"]()
-    recalls = replace(recipe, student=replace(recipe.student, model=replace(recipe.student.model, recall_width=32, recall_blocks=1, follow_width=32)))
-    model = Transformer(recalls.student.model)
+    given, recipe = make_world(), RECIPES["maze"]()
+    student = replace(recipe.student, model=replace(given.transformer.config, recall_width=32))
+    recalls = replace(recipe, origin=msgspec.structs.replace(recipe.origin, actions=given.card.actions), student=student)
+    model = Transformer(student.model)
     model.load_state_dict(adopt(given, recalls))
     worlds = [given, World(given.card, given.autoencoder, model.eval(), given.window, given.starts)]
     streams = [world.stream(0) for world in worlds]
