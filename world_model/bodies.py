@@ -2,11 +2,11 @@
 
 What a crowd does next no past can tell, and a network that must answer with one picture answers with the mean of all: a cloud. So what may happen is drawn
 here, as few numbers, before anything is painted. Every body has a kind, a position, a heading and a look: one picture out of an album that was learnt. The
-last of the kinds is what is left of bodies for some frames. The
-player has some numbers of his own that the game told (his health, his shots), and everything he sees is under a light: it flashes as he shoots, turns red as
-he is hurt, and sinks as he dies. From tick to tick small networks say how likely it is that something happens to him, that a body goes this way or that,
-vanishes or comes, and which look and which light follow; one of each is taken, by numbers that belong to the frame and the seed as its noise does. Bodies
-are then painted into what is remembered of the place, the farthest first, each as large as it is near, and the transformer is shown the whole.
+last of the kinds is what is left of a body for some frames. The player has some numbers of his own that the game told (his health, his shots), and everything
+he sees is under a light: it flashes as he shoots, turns red as he is hurt, and sinks as he dies. From tick to tick small networks say how likely it is that
+something happens to him, that a body goes this way or that, vanishes or comes, and which look and which light follow; one of each is taken, by numbers that
+belong to the frame and the seed as its noise does. Bodies are then painted into what is remembered of the place, the farthest first, each as large as it is
+near, and the transformer is shown the whole.
 
 A place (`world_model.recall`) is followed by LIFE numbers: two that the game tells of the player, frames since something happened to him (-1 as a life
 begins), light, frames since that changed; and by BODY for each body: its kind (0: there is none), x, y, cosine and sine of its heading, its look (0: nobody
@@ -25,7 +25,7 @@ from world_model.recall import PLACE, Recall, along, turned
 LIFE, BODY = 5, 10
 LOOKS, SPRITE = 32, 64  # pictures of each kind; pixels along their sides
 LEFT = 5  # frames for which something is left of a body
-LIGHTS, EVENTS, STEPS, ENTRIES = 32, 64, 32, 64  # that are known; the first light is none, the first event nothing, and the last the beginning of a life
+LIGHTS, EVENTS, STEPS, ENTRIES = 32, 64, 32, 64  # that are known; the first light is the usual one, the first event nothing, and the last the beginning of a life
 TALL, BROAD, BELOW = 1.75, 1.0, 0.1  # how tall and broad these pictures are, and how much of that is below the floor, in heights of the eye
 OCTANTS = 8
 TURNS = 2 + OCTANTS  # goes on as before, looks at the player, looks along one of eight directions
@@ -303,7 +303,8 @@ class RecallBodies(Recall):
         size = self.shape[1:]
         colours = self.colour(frame[None].to(self.colour.weight.dtype)).float().flatten(2)
         bare = self.memory.bare(*size)
-        around = self._kept("around", lambda: self.memory(self._stand(self._around(frame)), size)[0].flatten(2), *self.memory.parameters())
+        kept = *self.memory.parameters(), self.fates.first
+        around = self._kept("around", lambda: self.memory(self._stand(self._around(frame)), size)[0].flatten(2), *kept)
         like = fit_light(around, colours.expand(len(around), -1, -1), bare.flatten(2))[1].argmin()
         brighter, added = self.memory.lights.unflatten(1, (2, 3, 1)).unbind(1)
         light = unlike(torch.addcmul(added, around[like], 1 + brighter), colours, bare.flatten(2), AGREED).argmin()
