@@ -25,7 +25,7 @@ from world_model.recall import PLACE, Recall, along, turned
 LIFE, BODY = 5, 10
 LOOKS, SPRITE = 32, 64  # pictures of each kind; pixels along their sides
 LEFT = 5  # frames for which something is left of a body
-LIGHTS, EVENTS, STEPS, ENTRIES = 32, 64, 32, 64  # that are known; the first light is the usual one, the first event nothing, and the last the beginning of a life
+LIGHTS, EVENTS, STEPS, ENTRIES = 32, 64, 32, 64  # that are known; the first light is the usual one, of the events the first is nothing, the last a new life
 TALL, BROAD, BELOW = 1.75, 1.0, 0.1  # how tall and broad these pictures are, and how much of that is below the floor, in heights of the eye
 OCTANTS = 8
 TURNS = 2 + OCTANTS  # goes on as before, looks at the player, looks along one of eight directions
