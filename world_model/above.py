@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.kept import Kept
-from world_model.memory import SCALE, from_map, look_up, middles, on_map
+from world_model.memory import SCALE, Covered, from_map, look_up, middles, on_map
 from world_model.recall import STEP, SWERVE, Recall, along, turned
 
-COVERING = 0.005  # the mean square by which pictures may be worse before a pixel is taken for what moves with the body
 ABOVE_GROUND = -3.0  # how much of a picture moves with the body, before anything is learnt, as a logit
 TURN = 0.1  # radians, the unit of turns in what is reckoned of a drive
 PACE = STEP / 5  # of the map, that of steps
@@ -27,13 +26,15 @@ FENCE = 0.06  # of the map: from its ends to the fence around what is known well
 FASTEST = 0.5  # radians in a frame
 
 
-class Ground(nn.Module):
+class Ground(Covered):
     """Remember pictures by the places above which they were taken, as `world_model.memory.Memory` does.
 
     Args:
         size: (height, width) of a picture.
         width: texels along the longer side of the map.
     """
+
+    covering = 0.005
 
     def __init__(self, size: tuple[int, int], width: int) -> None:
         super().__init__()
@@ -76,12 +77,8 @@ class Ground(nn.Module):
             right, ahead = self._offsets(height, width)
             (cosine, sine), (x, y) = heading.T[..., None, None], on_map(position).T[..., None, None]  # [n, 1, 1] each
             ground = look_up(self.ground, torch.stack([x + cosine * ahead + sine * right, y + sine * ahead - cosine * right])).transpose(0, 1)
-            cover, bare = self._kept(("cover", height, width), lambda: self._cover(height, width), self.cover, self.covers)
+            cover, bare = self._covering(height, width)
             return torch.lerp(cover, ground, bare), bare.expand(len(places), -1, -1, -1)
-
-    def bare(self, height: int, width: int) -> Tensor:
-        """Return where there is only ground, [1, 1, height, width]."""
-        return self._cover(height, width)[1]
 
     def steps(self, seen: Tensor, bare: Tensor) -> Tensor:
         """Return how pictures [n, c, h, w], of which so much is ground [n, 1, h, w], change with each step of who sees them: [n, 4, c, h, w].
@@ -95,10 +92,6 @@ class Ground(nn.Module):
         to_right = (around[..., 1:-1, 2:] - around[..., 1:-1, :-2]) * (width / 4 / half_width) * bare
         onwards = (around[..., :-2, 1:-1] - around[..., 2:, 1:-1]) * (height / 4 / half_height) * bare
         return torch.stack([onwards, -to_right, right * onwards - ahead * to_right, torch.zeros_like(seen)], 1)
-
-    def price(self) -> Tensor:
-        """Return what it costs that something is said to lie over the ground, so that it is said only of what does."""
-        return COVERING * self.covers.sigmoid().mean()
 
     @torch.no_grad()
     def stands(self) -> Tensor:
@@ -114,12 +107,6 @@ class Ground(nn.Module):
             return half_width * columns[None], half_height * (self.view[2] - rows)[:, None]
 
         return self._kept(("offsets", height, width), offsets, self.view)
-
-    def _cover(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Return what lies over the ground, [1, 3, height, width], and where there is only ground, [1, 1, height, width]."""
-        images = self.cover, (-self.covers).sigmoid()
-        cover, bare = images if (height, width) == self.size else (F.interpolate(image, (height, width), mode="area") for image in images)
-        return cover, bare
 
 
 class RecallFromAbove(Recall):
@@ -141,7 +128,7 @@ class RecallFromAbove(Recall):
 
     @torch.no_grad()
     def remembers(self) -> Tensor:
-        return self._kept("remembers", lambda: self.memory.bare(*self.shape[1:]), self.memory.covers)
+        return self.memory.bare(*self.shape[1:])
 
     def drive(self, places: Tensor, actions: Tensor) -> Tensor:
         """Return the places [..., 8] one frame after others, for actions [..., history * n]."""

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_model.memory import EYE, Memory
+from world_model.memory import EYE, Covered, Memory
 from world_model.recall import PLACE, Recall, along, turned
 
 LIFE, BODY = 5, 10
@@ -36,11 +36,12 @@ AGREED, ALIKE = 0.01, 0.05  # the mean squares by which pixels and latents may d
 AROUND = 720  # headings in which a player is sought
 LONG = 12  # frames that are counted one by one
 COVERED = -3.0  # how much of a picture is thought to move with the eye, before anything is learnt, as a logit
-COVERING = 0.045  # the mean square by which pictures may be worse before a pixel is taken for that
 
 
-class Scene(Memory):
+class Scene(Covered, Memory):
     """A map, the bodies on it, what moves with the eye and the light on everything; arguments as in `Memory`, and how many kinds of bodies there are."""
+
+    covering = 0.045
 
     def __init__(self, size: tuple[int, int], width: int, field_of_view: float, kinds: int) -> None:
         super().__init__(size, width, field_of_view)
@@ -49,13 +50,6 @@ class Scene(Memory):
         self.cover = nn.Parameter(torch.zeros(1, 3, *size))  # what moves with the eye
         self.covers = nn.Parameter(torch.full((1, 1, *size), COVERED))  # where
 
-    def price(self) -> Tensor:
-        return COVERING * self.covers.sigmoid().mean()
-
-    def bare(self, height: int, width: int) -> Tensor:
-        """Return where nothing moves with the eye, [1, 1, height, width]."""
-        return self._kept(("bare", height, width), lambda: self._covering(height, width)[1], self.covers)
-
     def forward(self, places: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
         """As `Memory.forward`; of places [n, 8] alone there are no bodies, and there is no light."""
         pictures, inverse = super().forward(places[:, :PLACE], size)
@@ -63,7 +57,7 @@ class Scene(Memory):
             places = places.float()
             if places.shape[1] > PLACE:
                 pictures = self.paint_bodies(pictures, places)
-            cover, bare = self._kept(("cover", *pictures.shape[2:]), lambda: self._covering(*pictures.shape[2:]), self.cover, self.covers)
+            cover, bare = self._covering(pictures.shape[2], pictures.shape[3])
             pictures = torch.lerp(cover, pictures, bare)
             if places.shape[1] > PLACE:
                 brighter, added = self.lights[places[:, PLACE + 3].long().clamp(0, LIGHTS - 1)].unflatten(1, (2, 3, 1, 1)).unbind(1)
@@ -116,11 +110,6 @@ class Scene(Memory):
         """How tall and how broad bodies' pictures are, of the map."""
         eye = EYE * self.heights[0].exp()
         return TALL * eye, BROAD * eye
-
-    def _covering(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        images = self.cover, (-self.covers).sigmoid()
-        cover, bare = images if (height, width) == self.size else (F.interpolate(image, (height, width), mode="area") for image in images)
-        return cover, bare
 
 
 class Fates(nn.Module):
@@ -268,7 +257,7 @@ class RecallBodies(Recall):
 
     @torch.no_grad()
     def remembers(self) -> Tensor:
-        return self._kept("remembers", lambda: self.memory.bare(*self.shape[1:]), self.memory.covers)
+        return self.memory.bare(*self.shape[1:])
 
     def settled(self, before: Tensor, place: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
         return place, place
@@ -276,7 +265,7 @@ class RecallBodies(Recall):
     def go_on(self, before: Tensor, action: Tensor, place: Tensor, shown: Tensor, chance: Tensor | None = None) -> Tensor:
         """As `Recall.go_on`, with the bodies as they come to be by `chance` [b, runs, chances], numbers from 0 to 1; without it they stay as they are."""
         own, rest, known = super().go_on(before, action, place[..., :PLACE], shown[..., :PLACE]), place[..., PLACE:], self._known(place)
-        if rest.shape[-1] and not bool(known.all()):
+        if not bool(known.all()):
             rest = torch.where(known, rest, self._begun(own, before))
         return self._befall(torch.cat([place[..., :PLACE], rest], -1), torch.cat([own, rest], -1), action, chance)
 
@@ -353,7 +342,7 @@ class RecallBodies(Recall):
         return torch.cat([life, bodies.flatten(1)], 1).unflatten(0, own.shape[:-1])
 
     def _befall(self, before: Tensor, now: Tensor, action: Tensor, chance: Tensor | None) -> Tensor:
-        if chance is None or now.shape[-1] == PLACE:
+        if chance is None:
             return now
         with torch.autocast(before.device.type, enabled=False):
             return self.fates(before.float(), now.float(), action.flatten(2).float(), chance.float())

@@ -175,6 +175,34 @@ class Memory(nn.Module):
         return torch.stack([first, first + self.along * PATTERNS])[:, None]
 
 
+class Covered(nn.Module):
+    """What moves with who sees it (a gun, a panel, his own body) lies over what is remembered by places: `cover` is what, `covers` where, as logits."""
+
+    covering: float  # the mean square by which pictures may be worse before a pixel is taken for that
+    size: tuple[int, int]
+    cover: nn.Parameter  # [1, 3, height, width]
+    covers: nn.Parameter  # [1, 1, height, width]
+    _kept: Kept
+
+    def price(self) -> Tensor:
+        """Return what it costs that something is said to lie over a place, so that it is said only of what does."""
+        return self.covering * self.covers.sigmoid().mean()
+
+    def bare(self, height: int, width: int) -> Tensor:
+        """Return where nothing lies over a place, [1, 1, height, width]."""
+        return self._covering(height, width)[1]
+
+    def _covering(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Return what lies over a place, [1, 3, height, width], and where nothing does, [1, 1, height, width]."""
+
+        def fit() -> tuple[Tensor, Tensor]:
+            images = self.cover, (-self.covers).sigmoid()
+            cover, bare = images if (height, width) == self.size else (F.interpolate(image, (height, width), mode="area") for image in images)
+            return cover, bare
+
+        return self._kept(("cover", height, width), fit, self.cover, self.covers)
+
+
 def on_map(positions: Tensor) -> Tensor:
     """Return positions with the map's margin: from -1 to 1 over all of it."""
     return (positions + MARGIN) * SCALE - 1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from world_model.real.sources import SOURCES
-from world_model.training.data import Clips, state_vector
+from world_model.training.data import BODY, VITALS, Clips, state_vector
 from world_model.world import World
 
 
@@ -65,7 +65,7 @@ class RealGame:
             if made:
                 parts.append(made)
         frames, actions, states = (np.concatenate(part) for part in zip(*parts, strict=True))
-        nobody = np.zeros((len(states), 2), np.float32), np.zeros((len(states), 0, 5), np.float32)
+        nobody = np.zeros((len(states), len(VITALS)), np.float32), np.zeros((len(states), 0, BODY), np.float32)
         return Clips(Path(), frames, actions, states, *nobody, np.arange(count + 1) * length, self.world.card.action_names)
 
     def close(self) -> None:

@@ -71,8 +71,8 @@ def follow_bodies(clips: Clips, slots: int, kinds: int, low: Tensor, span: Tenso
                 if owner >= 0:
                     place = crowd[owner]
                     now[slot, :5] = 1 + clips.bodies[row, place, 1], *where[row, place], np.cos(angle[row, place]), np.sin(angle[row, place])
-                    step = now[slot, 1:3] - before[slot, 1:3] if before[slot, 0] else np.zeros(2, np.float32)
                     if before[slot, 0]:
+                        step = now[slot, 1:3] - before[slot, 1:3]
                         now[slot, 7:9], now[slot, 9] = (step, 0) if np.abs(step).max() > 1e-5 else (before[slot, 7:9], before[slot, 9] + 1)
             happened = begins or (clips.vitals[row] != clips.vitals[row - 1]).any()
             life[row, 2] = -1 if begins else 0 if happened else life[row - 1, 2] + 1
@@ -107,7 +107,7 @@ def meet(recall: RecallBodies, clips: "LatentClips") -> None:
     if len(odd) >= len(memory.lights):
         memory.lights[1:] = cluster(odd, len(memory.lights) - 1)
     places[:, PLACE + 3] = _nearest(light, memory.lights)
-    rows, slots, ahead, left = seen_bodies(recall, places, memory.lights)
+    rows, slots, ahead, left = seen_bodies(recall, places)
     bright, smoke = memory.lights[places[:, PLACE + 3].long(), :3].amin(1) > BRIGHT - 1, _smoke(places)
     alone = _apart(rows, ahead, left) & (ahead < CLOSE) & bright[rows]
     for kind in range(1, recall.kinds + 1):
@@ -122,17 +122,15 @@ def observe(recall: RecallBodies, clips: "LatentClips") -> Tensor:
     places = torch.cat([clips.own, clips.told], 1)
     with torch.no_grad():
         places[:, PLACE + 3] = _nearest(see_lights(recall, clips), recall.memory.lights)
-        rows, slots, ahead, left = seen_bodies(recall, places, recall.memory.lights)
-        bodies = bodies_of(places)
+        rows, slots, ahead, left = seen_bodies(recall, places)
+        bodies = bodies_of(places)  # a part of them, which is filled here
         for part in _place_by_place(clips.own[rows]).split(1024):
             bodies[rows[part], slots[part], 5] = _looks(recall, clips, places, rows[part], slots[part], ahead[part], left[part])
-    places[:, PLACE + LIFE :] = bodies.flatten(1)
     begins = life_of(places)[:, 2] < 0
     places[:, PLACE + 4] = _lasted(places[:, PLACE + 3], begins)
     for slot in range(bodies.shape[1]):
         there = bodies[:, slot, 0] > 0
         bodies[:, slot, 6] = _lasted(bodies[:, slot, 5], begins | (there & ~there.roll(1))) * there
-    places[:, PLACE + LIFE :] = bodies.flatten(1)
     return places
 
 
@@ -204,11 +202,11 @@ def see_lights(recall: RecallBodies, clips: "LatentClips") -> Tensor:
     return found
 
 
-def seen_bodies(recall: RecallBodies, places: Tensor, lights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def seen_bodies(recall: RecallBodies, places: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return of all bodies that are in view, in light enough, their rows, slots, and how far ahead and to the left they are [m]."""
     bodies = bodies_of(places)
     ahead, left = relative(places, bodies)
-    bright = lights[places[:, PLACE + 3].long(), :3].amin(1) > DARK - 1
+    bright = recall.memory.lights[places[:, PLACE + 3].long(), :3].amin(1) > DARK - 1
     rows, slots = ((bodies[..., 0] > 0) & in_view(ahead, left, recall.memory.reach) & bright[:, None]).nonzero(as_tuple=True)
     return rows, slots, ahead[rows, slots], left[rows, slots]
 
@@ -296,8 +294,7 @@ def cluster(points: Tensor, count: int, rounds: int = 15) -> Tensor:
 
 
 def _frames(clips: "LatentClips", rows: Tensor, size: tuple[int, int]) -> Tensor:
-    frames = torch.from_numpy(clips.clips.frames[rows.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return F.interpolate(frames, size, mode="area")
+    return F.interpolate(clips.pictures(rows.numpy()), size, mode="area")
 
 
 def _turns(was: Tensor, now: Tensor, player: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def memory_loss(recall: Recall, clips: "LatentClips", frames: int, rng: np.rando
     """Return mean squared errors for randomly drawn frames, added up: of what is remembered, in pictures in [-1, 1] and in latents, and of latents' colours."""
     rows = np.sort(share(rng.integers(len(clips.latents), size=count_ranks() * frames)))
     made, _ = recall.memory(clips.places[torch.from_numpy(rows)])
-    real = torch.from_numpy(clips.clips.frames[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    real = clips.pictures(rows)
     latents = clips.latents[torch.from_numpy(rows)].float()
     colours = recall.colour(latents).float() - F.interpolate(real, recall.shape[1:], mode="area")
     apart = made - F.interpolate(real, recall.memory.size, mode="area"), recall.encoded(made).float() - latents, colours

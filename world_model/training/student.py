@@ -261,6 +261,10 @@ class LatentClips:
         low, high = positions.amin(0).floor() * MAP_STEP, positions.amax(0).ceil() * MAP_STEP
         return low, (high - low).max().clamp(min=MAP_STEP)
 
+    def pictures(self, rows: np.ndarray) -> Tensor:
+        """Return frames as pictures [n, 3, height, width] in [-1, 1]."""
+        return torch.from_numpy(self.clips.frames[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+
     @cached_property
     def been(self) -> Tensor:
         """Where somebody has been [m, 2], in the game's own units: the player, and bodies."""
